@@ -1,0 +1,35 @@
+"""What can end a run. Each message says what, where, and what to do; the command line prints it.
+
+A single request without an answer is no exception but a `RequestFailure` record, and wrong code
+is a score: neither is here.
+"""
+
+from __future__ import annotations
+
+
+class FimEvalError(Exception):
+    """The run cannot go on. The message is one sentence for the person at the terminal."""
+
+
+class DatasetError(FimEvalError):
+    """Problems or tasks cannot be read, or a row lacks something: names path, line and task."""
+
+
+class TokenizerError(FimEvalError):
+    """A tokenizer is missing, or is not the one that the model's format needs."""
+
+
+class StrategyRefusedError(FimEvalError):
+    """The model cannot be asked this way, as `fim-psm` where it was never trained to infill."""
+
+
+class EndpointError(FimEvalError):
+    """The server cannot be reached, refuses us, or does not serve the model."""
+
+
+class ServerChangedError(FimEvalError):
+    """Answers began to come from another server or configuration than the run started with."""
+
+
+class RunDirectoryError(FimEvalError):
+    """A run directory cannot be written, is in use, is damaged, or belongs to another run."""

@@ -1,0 +1,437 @@
+"""Stage 1: tasks and an endpoint in, a run directory of generations out.
+
+Only asks and times; scores nothing. Everything that can be refused is refused before the first
+task is asked: the strategy, the tokenizer, the model's name, the run directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+
+from fim_eval import __version__
+from fim_eval.client import Client
+from fim_eval.errors import EndpointError, ServerChangedError
+from fim_eval.formats import card_of
+from fim_eval.journal import (
+    RunDirectory,
+    has_manifest,
+    is_settled,
+    key_of,
+    read_generations,
+    read_manifest,
+    read_segments,
+)
+from fim_eval.postprocess import continuation
+from fim_eval.prompt import MAX_TOKENS, build_prompt, infill_format
+from fim_eval.records import (
+    Completion,
+    Context,
+    InfillTask,
+    ModelCard,
+    Prompt,
+    RequestFailure,
+    RunIdentity,
+    RunManifest,
+    Sampling,
+    Segment,
+    ServerIdentity,
+    Strategy,
+    TaskFacts,
+    Timeouts,
+)
+from fim_eval.server import Listing, list_models
+from fim_eval.tokenizer import Tokenizer, tokenizer_path
+from fim_eval.transport import check_base_url, open_http
+
+Outcome = Completion | RequestFailure
+
+PACKAGES = ("httpx", "httpx-aiohttp", "aiohttp", "sentencepiece", "rapidfuzz", "polars", "datasets")
+"""Whose versions a manifest records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for: one model, one strategy, one directory."""
+
+    tasks: Sequence[InfillTask]
+    task_facts: TaskFacts | None
+    endpoint: str
+    model: str
+    strategy: Strategy
+    out: Path
+    card: str | None = None
+    """Name of the model card if it is not the served name."""
+
+    context: Context = "text"
+    tokenizer: str | None = None
+    limit: int | None = None
+    max_tokens: int | None = None
+    """None: the default of each kind of hole."""
+
+    concurrency: int = 64
+    sampling: Sampling = field(default_factory=Sampling)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    api_key_env: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    server_log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run stands when its session has ended."""
+
+    out: Path
+    tasks: int
+    asked: int
+    answered: int
+    failures: Counter[str]
+    """By reason, those of the whole run that stay without an answer."""
+
+    text_differences: int
+    """Completions in which the server's own text differs from its ids decoded by us."""
+
+    @property
+    def unresolved(self) -> int:
+        """Tasks without an answer."""
+        return self.tasks - self.answered
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prompts, and what they were made with."""
+
+    prompts: list[Prompt]
+    card: ModelCard | None
+    tokenizer: Tokenizer | None
+
+
+def prepare(
+    tasks: Iterable[InfillTask],
+    *,
+    model: str,
+    strategy: Strategy,
+    context: Context,
+    card: str | None,
+    tokenizer: str | None,
+    max_tokens: int | None,
+) -> Prepared:
+    """Build every prompt of a run; contacts nobody but the hub, for a tokenizer it must fetch.
+
+    Raises:
+        StrategyRefusedError: the model cannot be asked this way.
+        TokenizerError: its tokenizer is missing or not the model's.
+    """
+    found = card_of(card or model)
+    if card is not None and found is None:
+        raise EndpointError(f"--card {card}: is not in the table of models (fim_eval/formats.py)")
+    if strategy != "lr":
+        infill_format(model, found, strategy)
+    source = tokenizer or (found.model_id if found is not None and strategy != "lr" else None)
+    encoder = None
+    if source is not None:
+        encoder = Tokenizer(tokenizer_path(source, found.revision if found else None))
+        if found is not None:
+            encoder.check(found)
+    prompts = [
+        build_prompt(
+            task,
+            strategy,
+            context=context,
+            max_tokens=max_tokens or MAX_TOKENS[task.kind],
+            model=model,
+            card=found,
+            encoder=encoder,
+        )
+        for task in tasks
+    ]
+    return Prepared(prompts, found, encoder)
+
+
+async def run(
+    request: Request, on_start: Callable[[int, int], None], on_outcome: Callable[[Outcome], None]
+) -> RunResult:
+    """Ask every task of the request that its run directory does not hold yet.
+
+    Args:
+        request: what to ask of whom.
+        on_start: told how many prompts there are, and how many are left to ask.
+        on_outcome: told each outcome once it is on disk.
+
+    Raises:
+        FimEvalError: the run cannot begin or go on; what came before is on disk.
+    """
+    base_url = check_base_url(request.endpoint)
+    tasks = list(request.tasks[: request.limit])
+    prepared = prepare(
+        tasks,
+        model=request.model,
+        strategy=request.strategy,
+        context=request.context,
+        card=request.card,
+        tokenizer=request.tokenizer,
+        max_tokens=request.max_tokens,
+    )
+    with RunDirectory(request.out) as directory:
+        if has_manifest(request.out):
+            # With the stored server in place of today's: what is finished needs no server.
+            stored = read_manifest(request.out)
+            directory.claim(_manifest(request, tasks, prepared, stored.server), tasks)
+            if not _pending(request.out, prepared.prompts):
+                on_start(len(prepared.prompts), 0)
+                return _result(request.out, prepared.prompts, asked=0)
+        async with open_http(
+            base_url,
+            request.api_key,
+            concurrency=request.concurrency,
+            timeouts=request.timeouts,
+        ) as http:
+            clock = Clock()
+            segment = len(read_segments(request.out))
+
+            def client(answers_as: str | None) -> Client:
+                return Client(
+                    http,
+                    model=request.model,
+                    answers_as=answers_as,
+                    sampling=request.sampling,
+                    timeouts=request.timeouts,
+                    segment=segment,
+                    clock_ns=clock,
+                    sleep=asyncio.sleep,
+                )
+
+            listing = await list_models(http)
+            server = await identify(base_url, request.model, listing, client(None))
+            directory.claim(_manifest(request, tasks, prepared, server), tasks)
+            pending = _pending(request.out, prepared.prompts)
+            on_start(len(prepared.prompts), len(pending))
+            directory.begin_segment(
+                Segment(
+                    segment=segment,
+                    started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    base_url=base_url,
+                    asked=len(pending),
+                    pid=os.getpid(),
+                    concurrency=request.concurrency,
+                )
+            )
+            clock.restart()
+
+            def sink(outcome: Outcome) -> None:
+                directory.append(outcome)
+                on_outcome(outcome)
+
+            await ask_all(
+                pending,
+                client(server.answers_as).complete,
+                sink,
+                tokenizer=prepared.tokenizer,
+                fingerprint=server.system_fingerprint,
+                concurrency=request.concurrency,
+            )
+    return _result(request.out, prepared.prompts, asked=len(pending))
+
+
+class Clock:
+    """Nanoseconds since it was started: monotonic, so that no clock change bends a duration."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._start_ns = time.perf_counter_ns()
+
+    def __call__(self) -> int:
+        """Nanoseconds since the start."""
+        return time.perf_counter_ns() - self._start_ns
+
+
+async def identify(base_url: str, model: str, listing: Listing, client: Client) -> ServerIdentity:
+    """See that the endpoint serves the model and answers, and who it says it is.
+
+    Raises:
+        EndpointError: it does not serve the model, or one token cannot be had.
+    """
+    if model not in listing.roots:
+        raise EndpointError(
+            f"{base_url}: serves no model {model!r}, but {', '.join(listing.roots) or 'none'}; "
+            "name one of these with --model, and with --card which model of the table it is"
+        )
+    probe = Prompt(
+        task_id="probe",
+        strategy="lr",
+        sample_index=0,
+        text="def",
+        token_ids=None,
+        stop=(),
+        stop_token_ids=(),
+        max_tokens=1,
+    )
+    answer = await client.complete(probe)
+    if isinstance(answer, RequestFailure):
+        raise EndpointError(
+            f"{base_url}: lists {model!r} but does not answer one token "
+            f"({answer.reason}: {answer.detail}); look at the server's log"
+        )
+    return ServerIdentity(
+        base_url=base_url,
+        model=model,
+        answers_as=answer.answered_as,
+        root=listing.roots[model],
+        max_model_len=listing.max_model_lens[model],
+        version=listing.version,
+        system_fingerprint=answer.system_fingerprint,
+    )
+
+
+async def ask_all(
+    prompts: Iterable[Prompt],
+    complete: Callable[[Prompt], Awaitable[Outcome]],
+    sink: Callable[[Outcome], None],
+    *,
+    tokenizer: Tokenizer | None,
+    fingerprint: str | None,
+    concurrency: int,
+) -> None:
+    """Ask each prompt once, at most `concurrency` at a time; hand every outcome to `sink`.
+
+    Raises:
+        ServerChangedError: an answer came with another fingerprint than `fingerprint`.
+        FimEvalError: as `complete` and `sink`; prompts in flight are given up.
+    """
+    feed = iter(prompts)
+
+    async def work() -> None:
+        for prompt in feed:
+            outcome = await complete(prompt)
+            if isinstance(outcome, Completion):
+                if outcome.system_fingerprint != fingerprint:
+                    raise ServerChangedError(
+                        f"{prompt.task_id}: answered by {outcome.system_fingerprint}, but the run "
+                        f"began with {fingerprint}; the server was restarted with another "
+                        "configuration, or several differ behind one address. Restore it and run "
+                        "the same command again, or choose another --out"
+                    )
+                outcome = as_decoded(outcome, prompt, tokenizer)
+            sink(outcome)
+
+    workers = [asyncio.create_task(work()) for _ in range(concurrency)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | None) -> Completion:
+    """The completion with our own decoding of its ids as its text, where the prompt was ids."""
+    if prompt.token_ids is None or completion.token_ids is None or tokenizer is None:
+        return completion
+    text = continuation(completion.token_ids, prompt, tokenizer.decode_infill)
+    if text == completion.text:
+        return completion
+    return completion.model_copy(update={"text": text, "server_text": completion.text})
+
+
+def _pending(out: Path, prompts: Iterable[Prompt]) -> list[Prompt]:
+    outcomes = read_generations(out)
+    settled = {key for key, outcome in outcomes.items() if is_settled(outcome)}
+    return [prompt for prompt in prompts if key_of(prompt) not in settled]
+
+
+def _result(out: Path, prompts: Sequence[Prompt], *, asked: int) -> RunResult:
+    outcomes = read_generations(out)
+    completions = [outcome for outcome in outcomes.values() if isinstance(outcome, Completion)]
+    return RunResult(
+        out=out,
+        tasks=len(prompts),
+        asked=asked,
+        answered=len(completions),
+        failures=Counter(
+            outcome.reason for outcome in outcomes.values() if isinstance(outcome, RequestFailure)
+        ),
+        text_differences=sum(completion.server_text is not None for completion in completions),
+    )
+
+
+def _manifest(
+    request: Request, tasks: Sequence[InfillTask], prepared: Prepared, server: ServerIdentity
+) -> RunManifest:
+    """The manifest of this request against this server."""
+    card, tokenizer = prepared.card, prepared.tokenizer
+    identity = RunIdentity(
+        tasks_sha256=sha256_of(task.model_dump() for task in tasks),
+        tasks=len(tasks),
+        model=request.model,
+        model_id=card.model_id if card else None,
+        strategy=request.strategy,
+        context=request.context,
+        prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
+        prompts_sha256=sha256_of(prompt.model_dump() for prompt in prepared.prompts),
+        tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
+        sampling=request.sampling,
+        answers_as=server.answers_as,
+        server_version=server.version,
+        system_fingerprint=server.system_fingerprint,
+    )
+    return RunManifest(
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        fim_eval_version=__version__,
+        code_revision=code_revision(),
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        packages={name: version(name) for name in PACKAGES},
+        identity=identity,
+        server=server,
+        server_log=request.server_log,
+        card=card,
+        tokenizer=tokenizer.source if tokenizer else None,
+        task_facts=request.task_facts,
+        limit=request.limit,
+        concurrency=request.concurrency,
+        timeouts=request.timeouts,
+        api_key_env=request.api_key_env if request.api_key else None,
+    )
+
+
+def sha256_of(rows: Iterable[dict[str, object]]) -> str:
+    """Sha256 of rows as compact JSON lines."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(orjson.dumps(row) + b"\n")
+    return digest.hexdigest()
+
+
+def code_revision() -> str | None:
+    """The commit this code was run from, `+` if changed since; None if it is no checkout."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    git = ["git", "-C", str(folder)]
+
+    def output(*command: str) -> str:
+        done = subprocess.run(  # noqa: S603  fixed words and our own folder
+            [*git, *command], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return output("rev-parse", "HEAD") + ("+" if output("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,159 @@
+"""Tasks in, prompts out. Knows the recipes; knows no server, no file, no model by name.
+
+Infilling recipe: `infilling_prompt_tokens` in
+https://github.com/meta-llama/codellama/blob/main/llama/generation.py, and the Code Llama paper v3,
+section 2.3. Left to right: InCoder's "L-R single" (https://arxiv.org/abs/2204.05999).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, assert_never
+
+from fim_eval.errors import StrategyRefusedError
+from fim_eval.records import Context, InfillFormat, InfillTask, Kind, ModelCard, Prompt, Strategy
+
+LEFT_TO_RIGHT_STOPS = ("\nclass ", "\ndef ", "\n# ", "\nif")
+"""Where a left-to-right completion has left the function: InCoder's `infill_evaluation.py`."""
+
+MAX_TOKENS: dict[Kind, int] = {"single-line": 64}
+"""Default limits on new tokens. InCoder allows 40 for a line, which cuts the reference of 8 of
+MBPP's 5,261 single-line tasks (end token included); 64 cuts that of 2."""
+
+
+class Encoder(Protocol):
+    """Text to ids, in the two ways that infilling needs."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence, without BOS."""
+        ...
+
+    def encode_infill(self, text: str) -> list[int]:
+        """Ids of a text that continues a sequence: without the tokenizer's own leading space."""
+        ...
+
+
+def shown_prefix(task: InfillTask, context: Context) -> str:
+    """The prefix as the model sees it: with the problem's text above it, or as it is."""
+    match context:
+        case "none":
+            return task.prefix
+        case "text":
+            above = "" if task.context is None else module_docstring(task.context)
+            return above + task.prefix
+        case _:
+            assert_never(context)
+
+
+def module_docstring(text: str) -> str:
+    r'''A module docstring whose value is exactly `text`, on its own line or lines.
+
+    >>> print(module_docstring('Say "hi".'), end="")
+    """Say "hi"."""
+    '''
+    body = text.replace("\\", "\\\\")
+    if '"""' in body or body.endswith('"'):
+        body = body.replace('"', '\\"')
+    # Python reads a bare carriage return as a line end, and refuses a NUL.
+    body = body.replace("\r", "\\r").replace("\0", "\\x00")
+    return f'"""{body}"""\n'
+
+
+def infill_format(model: str, card: ModelCard | None, strategy: Strategy) -> InfillFormat:
+    """The sentinels to ask the model with.
+
+    A disputed model may be asked: whoever asks it has named the strategy.
+
+    Raises:
+        StrategyRefusedError: the model was not trained to infill, or nothing is known of it.
+    """
+    if card is None:
+        raise StrategyRefusedError(
+            f"{strategy} for {model}: this model is not in the table of models, so its sentinels "
+            "are unknown; name the model it is with --card (for example "
+            "--card codellama/CodeLlama-7b-hf), or use --strategy lr"
+        )
+    if card.infills in ("no", "unknown") or card.format is None:
+        raise StrategyRefusedError(
+            f"{strategy} for {model}: it was not trained to infill ({card.source}); "
+            "use --strategy lr"
+        )
+    return card.format
+
+
+def infill_ids(
+    strategy: Strategy, encoder: Encoder, sentinels: InfillFormat, prefix: str, suffix: str
+) -> tuple[int, ...]:
+    """Code Llama's infilling prompt as ids, for `fim-psm` or `fim-spm`.
+
+    PSM: BOS PRE prefix SUF suffix MID. SPM: BOS PRE SUF suffix MID prefix, where prefix and
+    middle are one text. An empty prefix or suffix gives no ids; no other case is special.
+    """
+    before = encoder.encode(prefix)
+    after = encoder.encode_infill(suffix)
+    bos, pre, suf, mid = (
+        sentinels.bos_id, sentinels.prefix_id, sentinels.suffix_id, sentinels.middle_id,
+    )  # fmt: skip
+    match strategy:
+        case "fim-psm":
+            return (bos, pre, *before, suf, *after, mid)
+        case "fim-spm":
+            return (bos, pre, suf, *after, mid, *before)
+        case "lr":
+            raise ValueError("left to right shows no suffix")
+        case _:
+            assert_never(strategy)
+
+
+def build_prompt(
+    task: InfillTask,
+    strategy: Strategy,
+    *,
+    context: Context,
+    max_tokens: int,
+    model: str,
+    card: ModelCard | None,
+    encoder: Encoder | None,
+) -> Prompt:
+    """The prompt for one task.
+
+    `fim-*` prompts are always ids and need an encoder and a card; `lr` prompts are ids with BOS if
+    there is an encoder and a card that names BOS, else text for the server to tokenise.
+
+    Raises:
+        StrategyRefusedError: the model cannot be asked this way; ends the run.
+    """
+    prefix = shown_prefix(task, context)
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    if strategy == "lr":
+        stop = LEFT_TO_RIGHT_STOPS
+        if encoder is None or card is None or card.bos_id is None:
+            text = prefix
+        else:
+            ids = (card.bos_id, *encoder.encode(prefix))
+    else:
+        sentinels = infill_format(model, card, strategy)
+        if encoder is None:
+            raise StrategyRefusedError(
+                f"{strategy} for {model}: needs the model's tokenizer.model; "
+                "name its folder or repository with --tokenizer"
+            )
+        ids = infill_ids(strategy, encoder, sentinels, prefix, task.suffix)
+        stop_ids = (sentinels.end_id,)
+    if ids is not None and card is not None and max(ids) >= card.vocabulary:
+        raise StrategyRefusedError(
+            f"{task.task_id}: its prompt holds id {max(ids)}, but {card.model_id} embeds only ids "
+            f"below {card.vocabulary}; take tokenizer.model from {card.model_id} itself"
+        )
+    return Prompt(
+        task_id=task.task_id,
+        strategy=strategy,
+        sample_index=0,
+        text=text,
+        token_ids=ids,
+        stop=stop,
+        stop_token_ids=stop_ids,
+        max_tokens=max_tokens,
+    )

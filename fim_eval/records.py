@@ -1,0 +1,350 @@
+"""The records that travel through a run. Facts only: frozen, each with its key, no behaviour.
+
+Files hold these records one JSON object a line. Character offsets and lengths count Unicode
+code points; durations are integers in nanoseconds of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["prompt", "test", "validation", "train"]
+Kind = Literal["single-line"]
+Strategy = Literal["fim-psm", "fim-spm", "lr"]
+Context = Literal["none", "text"]
+Policy = Literal["raw", "reference-lines"]
+Infills = Literal["yes", "no", "disputed", "unknown"]
+
+FailureReason = Literal[
+    "timeout",
+    "connection",
+    "overloaded",
+    "server-error",
+    "malformed-response",
+    "error-in-body",
+    "aborted",
+    "wrong-model",
+    "prompt-altered",
+    "bad-request",
+    "prompt-too-long",
+]
+PERMANENT_FAILURES: frozenset[FailureReason] = frozenset(
+    {"bad-request", "prompt-too-long", "prompt-altered"}
+)
+"""Asking again gives the same answer: not retried, not asked again on resume. Still counted."""
+
+
+class Record(BaseModel):
+    """Frozen, closed, documented: the parent of everything that is written to a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Problem(Record):
+    """One programming problem with its reference program and tests. Key: `problem_id`."""
+
+    problem_id: str
+    """Namespace and number, as in `MBPP/11`, `HumanEval/0`, `Starter/3`."""
+
+    split: Split
+    text: str | None
+    """What the program must do, in words; None where the program itself says it (HumanEval)."""
+
+    code: str
+    """The reference program, normalised; ends with exactly one newline."""
+
+    body_offset: int | None
+    """Where the data set's own solution begins in `code`, in characters (HumanEval's
+    `canonical_solution`); None where bodies are found by syntax (MBPP)."""
+
+    tests: tuple[str, ...]
+    challenge_tests: tuple[str, ...]
+    test_setup: str
+    """Code that the tests need; runs after the program and before them."""
+
+
+class InfillTask(Record):
+    """One hole in one program. Key: `task_id`. `prefix + middle + suffix` is the whole program."""
+
+    task_id: str
+    """`MBPP/11/single-line/L2`: problem, kind, line counted from 0."""
+
+    problem_id: str
+    kind: Kind
+    context: str | None
+    """The problem's text, for the prompt to show above the program; None: there is none."""
+
+    prefix: str
+    middle: str
+    """The reference answer: whole lines, with indentation and trailing newline."""
+
+    suffix: str
+
+
+class Prompt(Record):
+    """What is sent for one task. Key: `task_id`, `strategy`, `sample_index`."""
+
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    text: str | None
+    """The prompt as text, for the server to tokenise; None if it is sent as ids."""
+
+    token_ids: tuple[int, ...] | None
+    """The prompt as ids, beginning with BOS; None if it is sent as text."""
+
+    stop: tuple[str, ...]
+    """The server ends the completion before the first of these strings."""
+
+    stop_token_ids: tuple[int, ...]
+    max_tokens: int
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.text is None) == (self.token_ids is None):
+            raise ValueError("a prompt is either text or token ids")
+        return self
+
+
+class Completion(Record):
+    """A model's answer, as received. Key: `task_id`, `strategy`, `sample_index`."""
+
+    outcome: Literal["completion"] = "completion"
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    text: str
+    """The continuation that is scored. For id prompts decoded by us from `token_ids`."""
+
+    server_text: str | None
+    """The server's own text where it differs from `text`; None where they agree."""
+
+    token_ids: tuple[int, ...] | None
+    """Ids as generated, the end token included; None if the server does not return ids."""
+
+    finish_reason: Literal["stop", "length"]
+    stop_reason: str | int | None
+    """The stop string or stop token id met; None for the end-of-sequence token or the limit."""
+
+    prompt_tokens: int | None
+    """The server's count; None if it sent no usage."""
+
+    completion_tokens: int | None
+    system_fingerprint: str | None
+    answered_as: str
+    """The `model` field of the answer."""
+
+    attempts: int
+    segment: int
+    """Which session of the run asked this, counted from 0: `sent_ns` is relative to its start."""
+
+    sent_ns: int
+    elapsed_ns: int
+    """From sending the last attempt to its whole body received."""
+
+
+class RequestFailure(Record):
+    """A request without an answer: counted beside the score, never scored. Key as `Completion`."""
+
+    outcome: Literal["failure"] = "failure"
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    reason: FailureReason
+    detail: str
+    attempts: int
+    segment: int
+    sent_ns: int
+    elapsed_ns: int
+
+
+Generation = Annotated[Completion | RequestFailure, Field(discriminator="outcome")]
+
+
+class InfillFormat(Record):
+    """How a model family marks the parts of a hole. Ids are those of the family's tokenizer."""
+
+    name: str
+    bos_id: int
+    prefix_piece: str
+    prefix_id: int
+    suffix_piece: str
+    suffix_id: int
+    middle_piece: str
+    middle_id: int
+    end_piece: str
+    end_id: int
+
+
+class ModelCard(Record):
+    """What is known of a model before it is asked anything."""
+
+    model_id: str
+    parameters: int
+    """All weights, embeddings included."""
+
+    vocabulary: int
+    """Rows of the embedding matrix: a prompt id at or above it is refused by the server."""
+
+    infills: Infills
+    """Whether the model was trained to infill."""
+
+    source: str
+    """Where `infills` is known from."""
+
+    format: InfillFormat | None
+    """Sentinels, if there are any that the model can embed."""
+
+    bos_id: int | None
+    revision: str | None
+    """Commit on the hub that `servers/` pins; None if the model does not come from there."""
+
+
+class Sampling(Record):
+    """Sent with every request, all of it: a server's own defaults differ by version and model."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: no limit."""
+
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+
+class DatasetFacts(Record):
+    """Where problems came from, exactly."""
+
+    name: str
+    source: str
+    """Path as given, or repository, configuration and revision on the hub."""
+
+    sha256: str | None
+    """Of the file's bytes; None if the source is not one file."""
+
+    content_sha256: str
+    """Of the rows themselves, in order, independent of the file format that carried them."""
+
+    problems: int
+    normalisation: str
+    programs_changed: int
+    """How many programs the normalisation changed."""
+
+    values_changed: tuple[str, ...]
+    """Problems in which it also changed a string literal (trailing blanks inside a long string)."""
+
+
+class TaskFacts(Record):
+    """Which tasks a file holds. Stored beside it as `<file>.facts.json`."""
+
+    dataset: DatasetFacts
+    split: str
+    kind: Kind
+    tasks: int
+    problems_without_holes: tuple[str, ...]
+    tasks_sha256: str
+
+
+class ServerIdentity(Record):
+    """What the server said of itself before the first task."""
+
+    base_url: str
+    model: str
+    """The name it answers to in requests."""
+
+    answers_as: str
+    """The `model` field of its answers; gateways sometimes rename."""
+
+    root: str | None
+    """Path or repository that the name stands for, as told by `/v1/models`."""
+
+    max_model_len: int | None
+    version: str | None
+    """From `/version`; None where a gateway hides it."""
+
+    system_fingerprint: str | None
+
+
+class RunIdentity(Record):
+    """What makes two runs the same run. A directory belongs to one of these."""
+
+    tasks_sha256: str
+    tasks: int
+    model: str
+    model_id: str | None
+    """The card that was used; None for a model that is not in our table."""
+
+    strategy: Strategy
+    context: Context
+    prompt_form: Literal["ids", "text"]
+    prompts_sha256: str
+    tokenizer_sha256: str | None
+    sampling: Sampling
+    answers_as: str
+    server_version: str | None
+    system_fingerprint: str | None
+
+
+class Timeouts(Record):
+    """How long and how often one prompt is tried."""
+
+    request_s: float = 600.0
+    connect_s: float = 10.0
+    attempts: int = 6
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 30.0
+
+
+class RunManifest(Record):
+    """Everything needed to run again. Written before the first task is asked, never changed."""
+
+    format: Literal[1] = 1
+    created_at: str
+    """UTC, ISO 8601."""
+
+    fim_eval_version: str
+    code_revision: str | None
+    """Commit of the checkout; ends in `+` if it had changes; None if installed otherwise."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    identity: RunIdentity
+    server: ServerIdentity
+    server_log: str | None
+    """Where the server that was started for this run writes its log, if we know."""
+
+    card: ModelCard | None
+    tokenizer: str | None
+    """Folder or repository that `tokenizer.model` came from."""
+
+    task_facts: TaskFacts | None
+    """None if the task file came without facts beside it."""
+
+    limit: int | None
+    """Only the first so many tasks of the file were taken; None: all."""
+
+    concurrency: int
+    timeouts: Timeouts
+    api_key_env: str | None
+    """Name of the environment variable the key was read from, never the key; None: no key."""
+
+
+class Segment(Record):
+    """One session of asking. A run that was interrupted and resumed has several."""
+
+    segment: int
+    started_at: str
+    """UTC, ISO 8601, to line up with server logs."""
+
+    base_url: str
+    asked: int
+    """How many prompts were left to ask when it started."""
+
+    pid: int
+    concurrency: int

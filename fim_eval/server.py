@@ -1,0 +1,98 @@
+"""Which servers there are, and what one says of itself. Asks; never starts or stops anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import orjson
+import yaml
+
+from fim_eval.errors import EndpointError
+from fim_eval.records import Record
+from fim_eval.transport import error_message, is_timeout
+
+
+class KnownServer(Record):
+    """A server that one of the configuration files in `servers/` would start."""
+
+    config: str
+    base_url: str
+    model: str
+    """The name it answers to."""
+
+
+class Listing(Record):
+    """What `/v1/models` and `/version` tell. None where they do not."""
+
+    roots: dict[str, str | None]
+    """Path or repository behind each name served."""
+
+    max_model_lens: dict[str, int | None]
+    version: str | None
+
+
+def known_servers(folder: Path) -> list[KnownServer]:
+    """The servers that the vLLM configuration files in `folder` describe, by file name.
+
+    Raises:
+        EndpointError: there is no such folder, or a file in it names no port or model.
+    """
+    servers = []
+    for path in sorted(folder.glob("*.yaml")):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            names = config["served-model-name"]
+            port = int(config["port"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EndpointError(f"{path}: names no port or no served-model-name") from error
+        model = names if isinstance(names, str) else names[0]
+        servers.append(
+            KnownServer(config=path.stem, base_url=f"http://127.0.0.1:{port}/v1", model=model)
+        )
+    if not servers:
+        raise EndpointError(f"{folder}: holds no server configuration (*.yaml)")
+    return servers
+
+
+async def list_models(http: httpx.AsyncClient) -> Listing:
+    """What the endpoint serves.
+
+    Raises:
+        EndpointError: nothing answers there, or not as an OpenAI-compatible server does.
+    """
+    url = str(http.base_url)
+    try:
+        response = await http.get("models", timeout=10.0)
+    except httpx.TransportError as error:
+        how = "does not answer in time" if is_timeout(error) else "nothing answers"
+        raise EndpointError(
+            f"{url}: {how} ({error}); is the server running, and is this the full base URL, "
+            "with /v1 at its end?"
+        ) from error
+    if response.status_code in (401, 403):
+        raise EndpointError(
+            f"{url}: refuses the API key (HTTP {response.status_code}); put it into an "
+            "environment variable and name that with --api-key-env"
+        )
+    try:
+        rows = orjson.loads(response.content)["data"]
+        roots = {row["id"]: row.get("root") for row in rows}
+        lengths = {row["id"]: row.get("max_model_len") for row in rows}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise EndpointError(
+            f"{url}models: HTTP {response.status_code}, no list of models "
+            f"({error_message(response)[:200]}); is this the full base URL, with /v1 at its end?"
+        ) from error
+    return Listing(roots=roots, max_model_lens=lengths, version=await _version(http))
+
+
+async def _version(http: httpx.AsyncClient) -> str | None:
+    """From `/version`, beside `/v1`; None where a gateway hides it."""
+    base = str(http.base_url).rstrip("/").removesuffix("/v1")
+    try:
+        response = await http.get(f"{base}/version", timeout=10.0)
+        version = orjson.loads(response.content)["version"] if response.status_code == 200 else None
+    except (httpx.TransportError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, str) else None

@@ -1,0 +1,111 @@
+"""Problems in, a file of tasks out, and back. Asks no model.
+
+A task file is one `InfillTask` a line, for any tool to read. Beside it stands `<file>.facts.json`
+with where the tasks came from; a run copies it into its manifest if it still fits the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import orjson
+from pydantic import ValidationError
+
+from fim_eval.errors import DatasetError
+from fim_eval.infill import single_line_tasks
+from fim_eval.problems import load_problems
+from fim_eval.records import InfillTask, Kind, TaskFacts
+
+
+def build_tasks(
+    problems: str, split: str, kind: Kind, notice: Callable[[str], None]
+) -> tuple[list[InfillTask], TaskFacts]:
+    """Every hole of one kind in the problems of one split, in the data set's order.
+
+    Args:
+        problems: as `problems.load_problems` takes it.
+        split: `prompt`, `test`, `validation`, `train` or `all`.
+        kind: of hole.
+        notice: told before anything slow.
+    """
+    loaded, dataset = load_problems(problems, split, notice)
+    tasks: list[InfillTask] = []
+    without: list[str] = []
+    for problem in loaded:
+        holes = list(single_line_tasks(problem))
+        if not holes:
+            without.append(problem.problem_id)
+        tasks.extend(holes)
+    facts = TaskFacts(
+        dataset=dataset,
+        split=split,
+        kind=kind,
+        tasks=len(tasks),
+        problems_without_holes=tuple(without),
+        tasks_sha256=hashlib.sha256(task_lines(tasks)).hexdigest(),
+    )
+    return tasks, facts
+
+
+def task_lines(tasks: Sequence[InfillTask]) -> bytes:
+    """The tasks as JSON lines."""
+    return b"".join(orjson.dumps(task.model_dump()) + b"\n" for task in tasks)
+
+
+def facts_path(tasks_path: Path) -> Path:
+    """Where the facts of a task file stand."""
+    return tasks_path.with_name(tasks_path.name + ".facts.json")
+
+
+def read_tasks(content: bytes, place: str) -> list[InfillTask]:
+    """Tasks from JSON lines; `place` names the file in errors.
+
+    Raises:
+        DatasetError: a line is no task, or a task stands twice.
+    """
+    tasks: list[InfillTask] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            task = InfillTask.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            what = ".".join(map(str, fault["loc"]))
+            raise DatasetError(
+                f"{place}:{number}: is no task ({what}: {fault['msg']}); "
+                "`fim-eval tasks` writes such files"
+            ) from error
+        if task.task_id in lines:
+            raise DatasetError(
+                f"{place}:{number}: {task.task_id} stands already in line {lines[task.task_id]}"
+            )
+        lines[task.task_id] = number
+        tasks.append(task)
+    if not tasks:
+        raise DatasetError(f"{place}: holds no task; `fim-eval tasks` writes such files")
+    return tasks
+
+
+def read_facts(tasks_path: Path, content: bytes) -> TaskFacts | None:
+    """The facts beside a task file; None if there are none.
+
+    Raises:
+        DatasetError: they are of another file than `content`, so one of the two was changed.
+    """
+    path = facts_path(tasks_path)
+    if not path.exists():
+        return None
+    try:
+        facts = TaskFacts.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DatasetError(f"{path}: cannot be understood; write the tasks again") from error
+    if facts.tasks_sha256 != hashlib.sha256(content).hexdigest():
+        raise DatasetError(
+            f"{tasks_path}: was changed since {path.name} was written beside it; write the tasks "
+            "again, or remove that file to run without a record of where they came from"
+        )
+    return facts

@@ -1,0 +1,97 @@
+"""The wire: how an endpoint is reached, and how its refusals and failures read in words."""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from fim_eval.errors import EndpointError
+from fim_eval.records import Timeouts
+
+LONGEST_DETAIL = 500
+"""Characters of a server's message that are kept."""
+
+
+def check_base_url(base_url: str) -> str:
+    """The URL without a slash at its end, if it can be a base URL and carries no secret.
+
+    Raises:
+        EndpointError: it is none, or holds a password or a query, which would end up in files.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EndpointError(
+            f"--endpoint {base_url}: is no base URL; it looks like "
+            "http://127.0.0.1:8007/v1 or https://cluster.example/some/prefix/v1"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise EndpointError(
+            f"--endpoint {parts.scheme}://{parts.hostname}…: carries a user name, password or query;"
+            " put the key into an environment variable and name it with --api-key-env"
+        )
+    return base_url.rstrip("/")
+
+
+def open_http(
+    base_url: str, api_key: str | None, *, concurrency: int, timeouts: Timeouts
+) -> httpx.AsyncClient:
+    """An HTTP client for one endpoint, with aiohttp underneath: a tenth of httpx's own CPU cost.
+
+    Args:
+        base_url: the full base, as in `https://cluster.example/prefix/v1`.
+        api_key: sent as a bearer token; None: no authorization header.
+        concurrency: connections kept at most.
+        timeouts: per request and connection, in seconds.
+    """
+    # Imported here: 0.2 s that no other command needs.
+    from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
+
+    # Servers close idle connections after 5 s: keeping them shorter avoids the race.
+    limits = httpx.Limits(
+        max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
+    )
+    return httpx.AsyncClient(
+        base_url=base_url.rstrip("/") + "/",
+        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        timeout=httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),
+        transport=AiohttpTransport(verify=ssl.create_default_context(), limits=limits),
+    )
+
+
+def error_message(response: httpx.Response) -> str:
+    """The message inside an error body of any known shape, else the body's beginning.
+
+    A server that repeats the API key in its message is not repeated by us.
+    """
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        message = response.text.strip() or response.reason_phrase
+    else:
+        found = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
+        message = str(found.get("message", found) if isinstance(found, dict) else found)
+    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return (message.replace(key, "[API key]") if key else message)[:LONGEST_DETAIL]
+
+
+def is_timeout(error: httpx.TransportError) -> bool:
+    """Whether time ran out, rather than the connection failing.
+
+    The aiohttp transport tells a connection closed by the server as a ConnectTimeout: its cause
+    is the better witness.
+    """
+    cause = error.__cause__
+    return (
+        isinstance(error, httpx.TimeoutException)
+        if cause is None
+        else isinstance(cause, TimeoutError)
+    )
+
+
+def describe(error: BaseException) -> str:
+    """An exception and its cause, in words: the transport's own name is often the wrong one."""
+    cause = error.__cause__
+    return repr(error) if cause is None else f"{error!r} from {cause!r}"
