@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 import typer
 
@@ -21,6 +21,8 @@ from fim_eval.records import Context, InfillTask, Kind, Strategy, TaskFacts
 
 if TYPE_CHECKING:
     from fim_eval.generate import Outcome, Request, RunResult
+
+ResultT = TypeVar("ResultT")
 
 UNRESOLVED = 3
 INTERRUPTED = 130
@@ -204,11 +206,14 @@ def eval_(
     endpoint: Annotated[
         str | None,
         typer.Option(
-            "--endpoint", help="Full base URL; without it, the servers of --servers that answer."
+            "--endpoint",
+            envvar="FIM_EVAL_ENDPOINT",
+            help="Full base URL; without it, the servers of --servers that answer.",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Name the endpoint gives the model.")
+        str | None,
+        typer.Option("--model", envvar="FIM_EVAL_MODEL", help="Name the endpoint gives the model."),
     ] = None,
     servers: Annotated[
         Path,
@@ -394,15 +399,16 @@ def write(path: Path, content: bytes) -> None:
         ) from error
 
 
-def run_async(work: Any) -> Any:
-    """Run a coroutine on uvloop where there is one."""
+def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine, on uvloop where there is one."""
     import asyncio
 
+    new_loop: Callable[[], asyncio.AbstractEventLoop]
     try:
-        from uvloop import new_event_loop
+        from uvloop import new_event_loop as new_loop
     except ImportError:
-        new_event_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        new_loop = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(work)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -54,7 +55,7 @@ def body_lines(code: str) -> list[int]:
     """
     numbers: list[int] = []
     line_ends = _logical_line_ends(code)
-    for function in _outer_functions(ast.parse(code)):
+    for function in _outer_functions(parse(code)):
         header_end = line_ends[bisect_left(line_ends, function.lineno)]
         first = header_end + 1
         if ast.get_docstring(function, clean=False) is not None:
@@ -63,6 +64,17 @@ def body_lines(code: str) -> list[int]:
         last = function.end_lineno or function.lineno
         numbers.extend(range(first - 1, last))
     return numbers
+
+
+def parse(code: str) -> ast.Module:
+    r"""The program's syntax tree, in silence: MBPP holds escapes such as `'\w'`, which warn.
+
+    Raises:
+        SyntaxError: it is no program; ValueError: it holds a NUL.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
 
 
 def _outer_functions(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

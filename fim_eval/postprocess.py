@@ -34,6 +34,8 @@ def filled_middle(policy: Policy, completion: str, reference: str) -> str:
 
 
 def _first_lines(completion: str, reference: str) -> str:
+    if not reference:
+        return ""
     whole_lines = reference.endswith("\n")
     count = reference.count("\n") + (not whole_lines)
     # Not splitlines: it also cuts at form feeds and U+2028, which Python's own lines do not.

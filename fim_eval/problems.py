@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import importlib.resources
 import importlib.util
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,6 +21,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fim_eval.errors import DatasetError
+from fim_eval.infill import parse
 from fim_eval.records import DatasetFacts, Problem, Split
 
 HUB_REPOSITORY = "google-research-datasets/mbpp"
@@ -171,7 +173,12 @@ def _rows(
 
 def _file_rows(path: Path, content: bytes) -> Iterator[tuple[str, Row]]:
     if path.suffix == ".gz":
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except EOFError as error:
+            raise DatasetError(f"{path}: was cut short ({error}); fetch it again") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DatasetError(f"{path}: is no readable gzip file ({error})") from error
     suffix = path.name.removesuffix(".gz").rpartition(".")[2]
     match suffix:
         case "jsonl":
@@ -253,7 +260,7 @@ def _mbpp_problem(row: Row, place: str) -> tuple[Problem, str]:
     renamed = row if "text" in row or "prompt" not in row else {**row, "text": row["prompt"]}
     fields = _checked(_MbppRow, renamed, place)
     code = normalise(fields.code)
-    _parse(code, place, fields.task_id)
+    _check_parses(code, place, fields.task_id)
     is_number = isinstance(fields.task_id, int)
     problem = Problem(
         problem_id=f"MBPP/{fields.task_id}" if is_number else str(fields.task_id),
@@ -272,7 +279,7 @@ def _mbpp_problem(row: Row, place: str) -> tuple[Problem, str]:
 def _human_eval_problem(row: Row, place: str) -> tuple[Problem, str]:
     fields = _checked(_HumanEvalRow, row, place)
     code = fields.prompt + fields.canonical_solution
-    _parse(code, place, fields.task_id)
+    _check_parses(code, place, fields.task_id)
     problem = Problem(
         problem_id=fields.task_id,
         split="test",
@@ -300,18 +307,18 @@ def _checked(model: type[RowT], row: Row, place: str) -> RowT:
         raise DatasetError(f"{place}{task}: {lacks}") from error
 
 
-def _parse(code: str, place: str, task_id: int | str) -> ast.Module:
+def _check_parses(code: str, place: str, task_id: int | str) -> None:
     try:
-        return ast.parse(code)
-    except (SyntaxError, ValueError) as error:
+        parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DatasetError(
-            f"{place} (task {task_id}): its program does not parse: {error}"
+            f"{place} (task {task_id}): its program does not parse: {error or type(error).__name__}"
         ) from error
 
 
 def _same_program(raw: str, normalised: str) -> bool:
     try:
-        return ast.dump(ast.parse(raw)) == ast.dump(ast.parse(normalised))
+        return ast.dump(parse(raw)) == ast.dump(parse(normalised))
     except (SyntaxError, ValueError):
         return False
 

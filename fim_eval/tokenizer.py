@@ -38,15 +38,17 @@ class Tokenizer:
             ) from error
         self.source = str(path)
         self.sha256 = hashlib.sha256(content).hexdigest()
+        self._pieces = SentencePieceProcessor()
         try:
-            self._pieces = SentencePieceProcessor(model_proto=content)
+            # Not the constructor's own argument: it takes an empty file for none at all.
+            self._pieces.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise TokenizerError(f"{path}: is not a SentencePiece model ({error})") from error
         anchor = self._pieces.encode(_ANCHOR)
-        if len(anchor) != 2:
+        if len(anchor) != 2 or anchor[1] == self._pieces.unk_id():
             raise TokenizerError(
-                f"{path}: encodes {_ANCHOR!r} as {len(anchor)} pieces where Llama's tokenizer has "
-                "2, so text cannot be continued without a false leading space"
+                f"{path}: does not encode {_ANCHOR!r} as a leading space and one known piece, as "
+                "Llama's tokenizer does, so no text can be continued with it"
             )
         self._anchor_id = anchor[1]
 

@@ -29,8 +29,8 @@ def check_base_url(base_url: str) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise EndpointError(
-            f"--endpoint {parts.scheme}://{parts.hostname}…: carries a user name, password or query;"
-            " put the key into an environment variable and name it with --api-key-env"
+            f"--endpoint {parts.scheme}://{parts.hostname}…: holds a user name, password or query; "
+            "put the key into an environment variable and name it with --api-key-env"
         )
     return base_url.rstrip("/")
 

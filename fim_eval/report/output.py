@@ -58,9 +58,7 @@ def store(summary: pl.DataFrame, folder: Path) -> list[Path]:
 
 
 def show(summary: pl.DataFrame) -> Table:
-    """The summary as a table for a terminal: a line for each model, strategy and kind, then one
-    row per policy.
-    """
+    """The summary for a terminal: a line per model, strategy and kind, then a row per policy."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=17)
     for header in (

@@ -35,22 +35,17 @@ def score_run(path: Path) -> pl.DataFrame:
     for policy in POLICIES:
         for task in read_tasks(path):
             outcome = outcomes.get((task.task_id, strategy, 0))
-            answered = isinstance(outcome, Completion)
+            answer = outcome if isinstance(outcome, Completion) else None
             rows.append(
-                {
-                    "policy": policy,
-                    "kind": task.kind,
-                    "problem_id": task.problem_id,
-                    "task_id": task.task_id,
-                    "answered": answered,
-                    "truncated": outcome.finish_reason == "length" if answered else None,
-                    "completion_tokens": outcome.completion_tokens if answered else None,
-                    "segment": outcome.segment if answered else None,
-                    "sent_ns": outcome.sent_ns if answered else None,
-                    "elapsed_ns": outcome.elapsed_ns if answered else None,
-                }
-            )
-            answers.append(filled_middle(policy, outcome.text, task.middle) if answered else "")
+                (
+                    policy, task.kind, task.problem_id, task.task_id, answer is not None,
+                    answer and answer.finish_reason == "length",
+                    answer and answer.completion_tokens,
+                    answer and answer.segment,
+                    answer and answer.sent_ns, answer and answer.elapsed_ns,
+                )
+            )  # fmt: skip
+            answers.append(filled_middle(policy, answer.text, task.middle) if answer else "")
             references.append(task.middle)
     card = manifest.card
     schema = {
@@ -66,7 +61,7 @@ def score_run(path: Path) -> pl.DataFrame:
         "elapsed_ns": pl.Int64,
     }
     scores = score_columns(answers, references)
-    frame = pl.DataFrame(rows, schema=schema).hstack(scores)
+    frame = pl.DataFrame(rows, schema=schema, orient="row").hstack(scores)
     return frame.with_columns(
         pl.lit(manifest.identity.model).alias("model"),
         pl.lit(card.parameters if card else None, dtype=pl.Int64).alias("parameters"),

@@ -1,0 +1,107 @@
+# fim_eval: make help lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+SERVER_VENV := .venv-server
+BIN := $(VENV)/bin
+SMOLLM2 := .cache/smollm2-135m
+
+# What `make eval` and `make serve-*` take. Empty: the default of the command.
+MBPP ?= mbpp
+SPLIT ?= test
+OUT ?= runs/eval
+ENDPOINT ?=
+MODEL ?=
+CARD ?=
+STRATEGIES ?=
+TOKENIZER ?=
+LIMIT ?=
+CONCURRENCY ?=
+API_KEY_ENV ?=
+TP ?=
+PORT ?=
+EXTRA ?=
+
+option = $(if $($(2)),$(1) "$($(2))")
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
+	@echo '                    STRATEGIES=lr,fim-psm TOKENIZER=DIR LIMIT=N CONCURRENCY=N API_KEY_ENV=NAME'
+	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
+
+.PHONY: demo
+demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a real model on vLLM, no GPU, no download but packages
+	$(PYTHON) servers/with_server.py smollm2 --log runs/demo/server.log -- \
+	  $(BIN)/fim-eval eval --problems starter --out runs/demo
+
+.PHONY: eval
+eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all of MBPP's tasks, print one table
+	$(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
+	  $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
+	  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
+	  $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
+	  $(call option,--api-key-env,API_KEY_ENV)
+
+serve = servers/serve.sh $(1) $(call option,--tensor-parallel-size,TP) $(call option,--port,PORT) $(EXTRA)
+
+.PHONY: serve-7b serve-13b serve-34b serve-70b serve-smollm2
+serve-7b: $(SERVER_VENV)/ready ## Serve Code Llama 7B on port 8007 (1 GPU)
+	$(call serve,7b)
+serve-13b: $(SERVER_VENV)/ready ## Serve Code Llama 13B on port 8013 (1 GPU)
+	$(call serve,13b)
+serve-34b: $(SERVER_VENV)/ready ## Serve Code Llama 34B on port 8034 (2 GPUs)
+	$(call serve,34b)
+serve-70b: $(SERVER_VENV)/ready ## Serve Code Llama 70B on port 8070 (4 GPUs)
+	$(call serve,70b)
+serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
+	$(call serve,smollm2)
+
+.PHONY: check
+check: $(VENV)/ready ## Format, lint, types, import contract, unit tests: under a minute, no network
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules fim_eval tests/unit
+
+.PHONY: test
+test: $(VENV)/ready ## All tests, real vLLM on the CPU included; sets up what they need
+	@if $(MAKE) --no-print-directory $(SMOLLM2)/config.json; then \
+	  $(BIN)/python -m pytest --doctest-modules fim_eval tests; \
+	else \
+	  echo 'make test: vLLM for the CPU could not be set up (see above); its tests are skipped' >&2; \
+	  $(BIN)/python -m pytest --doctest-modules fim_eval tests; \
+	fi
+
+.PHONY: format
+format: $(VENV)/ready ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: env env-server
+env: $(VENV)/ready ## Set up the client's environment (.venv)
+env-server: $(SERVER_VENV)/ready ## Set up the server's environment (.venv-server): vLLM for GPUs, or for the CPU
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; fim_eval needs 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	@echo '[client environment] half a minute' >&2
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off --editable '.[dev]'
+	@touch $@
+
+$(SERVER_VENV)/ready: servers/install.sh
+	PYTHON="$(PYTHON)" servers/install.sh $(SERVER_VENV)
+
+$(SMOLLM2)/config.json: $(SERVER_VENV)/ready servers/prepare_smollm2.py
+	TQDM_DISABLE=1 $(SERVER_VENV)/bin/python servers/prepare_smollm2.py $(SMOLLM2)
+
+.PHONY: clean
+clean: ## Remove environments and caches; runs/ stays
+	rm -rf $(VENV) $(SERVER_VENV) .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

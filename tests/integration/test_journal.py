@@ -1,0 +1,424 @@
+"""The run directory: what a kill, a second process, another run or a full disk may do to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+
+from fim_eval.errors import RunDirectoryError
+from fim_eval.journal import (
+    RunDirectory,
+    is_settled,
+    key_of,
+    read_generations,
+    read_manifest,
+    read_segments,
+    read_tasks,
+)
+from fim_eval.records import (
+    PERMANENT_FAILURES,
+    Completion,
+    FailureReason,
+    RequestFailure,
+    RunIdentity,
+    RunManifest,
+    Sampling,
+    Segment,
+    ServerIdentity,
+    Timeouts,
+)
+from tests.integration import files_in, made_tasks
+
+TASKS = made_tasks(3)
+
+
+def completion(number: int, text: str = "    return 0\n") -> Completion:
+    return Completion(
+        task_id=f"Made/{number}/single-line/L1",
+        strategy="lr",
+        sample_index=0,
+        text=text,
+        server_text=None,
+        token_ids=None,
+        finish_reason="stop",
+        stop_reason=None,
+        prompt_tokens=10,
+        completion_tokens=4,
+        system_fingerprint="vllm-0.32.0-5b2ef2de",
+        answered_as="fake-model",
+        attempts=1,
+        segment=0,
+        sent_ns=0,
+        elapsed_ns=1_000,
+    )
+
+
+def failure(number: int, reason: FailureReason = "timeout") -> RequestFailure:
+    return RequestFailure(
+        task_id=f"Made/{number}/single-line/L1",
+        strategy="lr",
+        sample_index=0,
+        reason=reason,
+        detail="600 s",
+        attempts=6,
+        segment=0,
+        sent_ns=0,
+        elapsed_ns=1_000,
+    )
+
+
+def segment(number: int) -> Segment:
+    return Segment(
+        segment=number,
+        started_at="2026-11-23T23:04:24.000+00:00",
+        base_url="http://127.0.0.1:8007/v1",
+        asked=3,
+        pid=4711,
+        concurrency=64,
+    )
+
+
+def manifest(**changes: object) -> RunManifest:
+    """A manifest; the changes are to its identity."""
+    identity = RunIdentity(
+        tasks_sha256="1" * 64,
+        tasks=len(TASKS),
+        model="fake-model",
+        model_id=None,
+        strategy="lr",
+        context="text",
+        prompt_form="text",
+        prompts_sha256="2" * 64,
+        tokenizer_sha256=None,
+        sampling=Sampling(),
+        answers_as="fake-model",
+        server_version="0.32.0",
+        system_fingerprint="vllm-0.32.0-5b2ef2de",
+    )
+    return RunManifest(
+        created_at="2026-11-23T23:04:24.000+00:00",
+        fim_eval_version="0.1.0",
+        code_revision=None,
+        python="3.11.7",
+        platform="Linux",
+        packages={},
+        identity=identity.model_copy(update=changes),
+        server=ServerIdentity(
+            base_url="http://127.0.0.1:8007/v1",
+            model="fake-model",
+            answers_as="fake-model",
+            root=None,
+            max_model_len=2048,
+            version="0.32.0",
+            system_fingerprint="vllm-0.32.0-5b2ef2de",
+        ),
+        server_log=None,
+        card=None,
+        tokenizer=None,
+        task_facts=None,
+        limit=None,
+        concurrency=64,
+        timeouts=Timeouts(),
+        api_key_env=None,
+    )
+
+
+def write(folder: Path, *outcomes: Completion | RequestFailure) -> Path:
+    """A run directory with these outcomes; its `generations.jsonl`."""
+    with RunDirectory(folder) as directory:
+        directory.claim(manifest(), TASKS)
+        directory.begin_segment(segment(0))
+        for outcome in outcomes:
+            directory.append(outcome)
+    return folder / "generations.jsonl"
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    run = tmp_path / "some" / "run"
+    odd = completion(1, text='\u2028 "quoted" \x00 🦙\r\n\t')
+    write(run, completion(0), odd, failure(2, "prompt-too-long"))
+    assert list(read_generations(run).values()) == [
+        completion(0),
+        odd,
+        failure(2, "prompt-too-long"),
+    ]
+    assert read_manifest(run) == manifest()
+    assert read_tasks(run) == TASKS
+    assert read_segments(run) == [segment(0)]
+    assert len((run / "generations.jsonl").read_bytes().split(b"\n")) == 4
+
+
+def test_an_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path) as directory:
+        directory.claim(manifest(), TASKS)
+        for number in range(3):
+            directory.append(completion(number))
+            assert len(read_generations(tmp_path)) == number + 1
+
+
+def test_a_torn_last_line_is_asked_again_wherever_it_was_cut(tmp_path: Path) -> None:
+    journal = write(tmp_path, completion(0), completion(1))
+    content = journal.read_bytes()
+    first_end = content.index(b"\n") + 1
+    for cut in range(first_end, len(content)):
+        journal.write_bytes(content[:cut])
+        assert list(read_generations(tmp_path)) == [key_of(completion(0))]
+        again = completion(1, text="    return 1\n")
+        with RunDirectory(tmp_path) as directory:
+            directory.append(again)
+        assert list(read_generations(tmp_path).values()) == [completion(0), again], cut
+
+
+def test_a_torn_first_line_leaves_nothing_answered(tmp_path: Path) -> None:
+    journal = write(tmp_path, completion(0))
+    journal.write_bytes(journal.read_bytes()[:20])
+    assert read_generations(tmp_path) == {}
+
+
+def test_a_torn_segment_is_cut_off(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "segments.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"segment":1,"started')
+    assert read_segments(tmp_path) == [segment(0)]
+    with RunDirectory(tmp_path) as directory:
+        directory.begin_segment(segment(1))
+    assert read_segments(tmp_path) == [segment(0), segment(1)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda line: line[:40], id="cut"),
+        pytest.param(lambda line: line.replace(b'"lr"', b'"rl"'), id="unknown strategy"),
+        pytest.param(lambda line: line.replace(b'"attempts":1,', b""), id="lacks a field"),
+        pytest.param(lambda line: line[:-1] + b',"score":1}', id="has a field too many"),
+        pytest.param(lambda _: b"", id="empty"),
+        pytest.param(lambda _: b"\0" * 300, id="zeros, as after a power cut"),
+        pytest.param(lambda _: b"\xff\xfe", id="no UTF-8"),
+    ],
+)
+def test_a_damaged_line_before_the_last_is_told_by_its_number(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    journal = write(tmp_path, completion(0), completion(1), completion(2))
+    lines = journal.read_bytes().split(b"\n")
+    lines[1] = damage(lines[1])
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(RunDirectoryError, match="is damaged") as caught:
+        read_generations(tmp_path)
+    assert str(caught.value).startswith(f"{journal}:2: ")
+
+
+def test_a_completion_after_a_failure_wins(tmp_path: Path) -> None:
+    write(tmp_path, failure(0), completion(0), failure(1), failure(1, "connection"))
+    assert list(read_generations(tmp_path).values()) == [completion(0), failure(1, "connection")]
+
+
+def test_a_key_answered_twice_is_an_error(tmp_path: Path) -> None:
+    journal = write(tmp_path, completion(0), completion(1), completion(0))
+    with pytest.raises(RunDirectoryError, match="a second time") as caught:
+        read_generations(tmp_path)
+    assert str(caught.value).startswith(f"{journal}:3: answers Made/0/single-line/L1")
+
+
+def test_samples_and_strategies_have_keys_of_their_own(tmp_path: Path) -> None:
+    second = completion(0).model_copy(update={"sample_index": 1})
+    infilled = completion(0).model_copy(update={"strategy": "fim-psm"})
+    write(tmp_path, completion(0), second, infilled)
+    assert len(read_generations(tmp_path)) == 3
+
+
+def test_only_answers_and_permanent_failures_are_settled() -> None:
+    assert is_settled(completion(0))
+    assert {"bad-request", "prompt-too-long", "prompt-altered"} == PERMANENT_FAILURES
+    assert all(is_settled(failure(0, reason)) for reason in PERMANENT_FAILURES)
+    retryable: tuple[FailureReason, ...] = ("timeout", "connection", "overloaded", "wrong-model")
+    assert not any(is_settled(failure(0, reason)) for reason in retryable)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fim_eval.journal import RunDirectory
+with RunDirectory(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_cannot_open_a_directory_in_use(tmp_path: Path) -> None:
+    write(tmp_path, completion(0))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"held\n"
+        before = files_in(tmp_path)
+        with (
+            pytest.raises(RunDirectoryError, match="is in use by another run") as caught,
+            RunDirectory(tmp_path),
+        ):
+            pass
+        assert f"process {owner.pid} on " in str(caught.value)
+        assert files_in(tmp_path) == before
+        owner.kill()
+    # A killed owner leaves its file, but no lock.
+    with RunDirectory(tmp_path) as directory:
+        directory.claim(manifest(), TASKS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "other-model"}, "model: fake-model there, other-model now"),
+        ({"strategy": "fim-psm"}, "strategy: lr there, fim-psm now"),
+        ({"tasks": 2}, "tasks: 3 there, 2 now"),
+        ({"tasks_sha256": "3" * 64}, "tasks_sha256: "),
+        ({"prompts_sha256": "3" * 64}, "prompts_sha256: "),
+        ({"context": "none"}, "context: text there, none now"),
+        ({"sampling": Sampling(temperature=0.8)}, "'temperature': 0.8"),
+        ({"system_fingerprint": "vllm-0.33.0-tp2-0a1b2c3d"}, "vllm-0.33.0-tp2-0a1b2c3d now"),
+    ],
+)
+def test_a_directory_of_another_run_is_refused_and_left_alone(
+    tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    write(tmp_path, completion(0))
+    before = files_in(tmp_path)
+    with (
+        RunDirectory(tmp_path) as directory,
+        pytest.raises(RunDirectoryError, match="belongs to another run") as caught,
+    ):
+        directory.claim(manifest(**changes), TASKS)
+    assert says in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    after = files_in(tmp_path)
+    assert {**after, "lock": b""} == {**before, "lock": b""}
+
+
+def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
+    write(tmp_path, completion(0))
+    first = (tmp_path / "manifest.json").read_bytes()
+    with RunDirectory(tmp_path) as directory:
+        later = manifest().model_copy(update={"created_at": "2027-01-01T00:00:00.000+00:00"})
+        directory.claim(later, TASKS)
+    assert (tmp_path / "manifest.json").read_bytes() == first
+
+
+@pytest.mark.parametrize("name", ["generations.jsonl", "segments.jsonl"])
+def test_outcomes_without_a_manifest_are_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"{}\n")
+    with (
+        RunDirectory(tmp_path) as directory,
+        pytest.raises(RunDirectoryError, match=rf"holds {name} but no manifest\.json"),
+    ):
+        directory.claim(manifest(), TASKS)
+    assert {path for path in files_in(tmp_path) if path != "lock"} == {name}
+
+
+def test_a_kill_before_the_manifest_was_written_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_bytes(b"")
+    (tmp_path / "manifest.json.unfinished").write_bytes(b'{"format"')
+    write(tmp_path, completion(0))
+    assert read_tasks(tmp_path) == TASKS
+    assert read_manifest(tmp_path) == manifest()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b'{"format": 1', id="cut"),
+        pytest.param(orjson.dumps({"format": 2}), id="of another version"),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(RunDirectoryError, match="cannot be understood") as caught:
+        read_manifest(tmp_path)
+    assert str(tmp_path / "manifest.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_below_a_file_cannot_be_a_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    out = tmp_path / "file" / "run"
+    with pytest.raises(RunDirectoryError, match="Not a directory") as caught, RunDirectory(out):
+        pass
+    assert str(caught.value) == (
+        f"{out}: cannot be written (Not a directory); name a folder of your own with --out"
+    )
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_cannot_be_a_run_directory(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    with (
+        pytest.raises(RunDirectoryError, match=r"cannot be written \(Permission denied\)"),
+        RunDirectory(locked / "run"),
+    ):
+        pass
+
+
+FILL = """
+import resource
+import sys
+from pathlib import Path
+from fim_eval.journal import RunDirectory
+from fim_eval.records import Completion, Segment
+run, limit, line, segment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+from fim_eval.errors import RunDirectoryError
+try:
+    with RunDirectory(run) as directory:
+        if segment:
+            directory.begin_segment(Segment.model_validate_json(segment))
+        directory.append(Completion.model_validate_json(line))
+except RunDirectoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("room", [1, 100, 0])
+def test_a_line_that_does_not_fit_on_the_disk_ends_the_run_and_is_cut_off(
+    tmp_path: Path, room: int
+) -> None:
+    """No file may grow beyond a limit: the system call then fails as on a full disk."""
+    journal = write(tmp_path, completion(0))
+    limit = journal.stat().st_size + room
+    new = completion(1).model_dump_json()
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, tmp_path, str(limit), new, ""],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"{journal}: ")
+    assert journal.stat().st_size == limit
+    assert list(read_generations(tmp_path).values()) == [completion(0)]
+    with RunDirectory(tmp_path) as directory:
+        directory.append(completion(1))
+    assert list(read_generations(tmp_path).values()) == [completion(0), completion(1)]
+
+
+@pytest.mark.parametrize("limit", [pytest.param(0, id="lock"), pytest.param(60, id="segment")])
+def test_a_disk_that_is_full_from_the_start_is_one_sentence(tmp_path: Path, limit: int) -> None:
+    write(tmp_path, completion(0))
+    new = completion(1).model_dump_json()
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, tmp_path, str(limit), new, segment(1).model_dump_json()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(str(tmp_path))
+    assert done.stdout.count("\n") == 1

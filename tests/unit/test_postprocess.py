@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fim_eval.postprocess import POLICIES, continuation, filled_middle
+from fim_eval.records import Policy, Prompt
+
+lines = st.text(alphabet="ab \t\f\r\u2028\x85é\n", max_size=20)
+"""Short texts, rich in what some would take for line ends."""
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "middle"),
+    [
+        pytest.param("  a\n", "  a\n", "  a\n", id="one line for one"),
+        pytest.param("  a\n  b\n", "  a\n", "  a\n", id="a second line goes"),
+        pytest.param("  a\n  b", "  a\n", "  a\n", id="an unfinished second line goes"),
+        pytest.param("  a", "  a\n", "  a\n", id="the model stopped at the newline"),
+        pytest.param("    return x", "    y = x\n", "    return x\n", id="a stop string ate it"),
+        pytest.param("", "  a\n", "", id="empty stays empty"),
+        pytest.param("\n  a\n", "  a\n", "\n", id="a blank line is a line"),
+        pytest.param("\n", "  a\n", "\n", id="only a newline"),
+        pytest.param(" ", "  a\n", " \n", id="only a blank"),
+        pytest.param("a\n\nb\nc\n", "1\n\n2\n", "a\n\nb\n", id="blank lines are counted"),
+        pytest.param("a\n", "1\n2\n3\n", "a\n", id="fewer lines than the reference"),
+        pytest.param("a\nb", "1\n2\n3\n", "a\nb\n", id="fewer lines, the last unfinished"),
+        pytest.param("x\u2028y\nz\n", "1\n", "x\u2028y\n", id="U+2028 ends no line"),
+        pytest.param("x\fy\x85\nz\n", "1\n", "x\fy\x85\n", id="nor do form feed and U+0085"),
+        pytest.param("a\n", "1\u2028\f2\n", "a\n", id="nor in the reference"),
+        pytest.param("x\r\ny\r\n", "1\n", "x\r\n", id="a carriage return stays with its line"),
+        pytest.param("ab\ncd", "12", "ab", id="reference without final newline"),
+        pytest.param("ab", "12", "ab", id="reference without final newline, nothing to cut"),
+        pytest.param("ab\n", "12", "ab", id="reference without final newline, newline goes"),
+        pytest.param("a\nb\nc", "1\n2", "a\nb", id="two lines, the second without newline"),
+    ],
+)
+def test_reference_lines_keeps_as_many_whole_lines_as_the_reference_has(
+    completion: str, reference: str, middle: str
+) -> None:
+    assert filled_middle("reference-lines", completion, reference) == middle
+
+
+@given(st.text(), st.text())
+def test_raw_keeps_the_completion_to_the_last_character(completion: str, reference: str) -> None:
+    assert filled_middle("raw", completion, reference) == completion
+
+
+@given(lines, lines)
+def test_a_reference_of_whole_lines_followed_by_anything_gives_the_reference(
+    text: str, anything: str
+) -> None:
+    reference = text + "\n"
+    assert filled_middle("reference-lines", reference + anything, reference) == reference
+
+
+@given(lines, lines)
+def test_an_unended_reference_followed_by_a_new_line_gives_the_reference(
+    text: str, anything: str
+) -> None:
+    reference = text + "x"
+    assert filled_middle("reference-lines", reference, reference) == reference
+    assert filled_middle("reference-lines", reference + "\n" + anything, reference) == reference
+
+
+@given(lines, lines)
+def test_a_whole_line_reference_gets_whole_lines_or_nothing(completion: str, text: str) -> None:
+    reference = text + "\n"
+    middle = filled_middle("reference-lines", completion, reference)
+    assert middle == "" if not completion else middle.endswith("\n")
+    assert (completion + "\n").startswith(middle)
+    assert middle.count("\n") <= reference.count("\n")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(completion=lines, text=lines)
+def test_what_a_policy_keeps_it_keeps_again(policy: Policy, completion: str, text: str) -> None:
+    reference = text + "\n"
+    once = filled_middle(policy, completion, reference)
+    assert filled_middle(policy, once, reference) == once
+
+
+def test_the_policies_are_raw_and_reference_lines() -> None:
+    assert POLICIES == ("raw", "reference-lines")
+
+
+END = 9
+
+
+def letters(ids: Sequence[int]) -> str:
+    """Id n is the nth of these pieces; `#` is how the end token would read."""
+    pieces = ["a", "b", "\n", "def ", "if", " ", "class ", "x", "y", "#"]
+    return "".join(pieces[i] for i in ids)
+
+
+def prompt(stop: tuple[str, ...], stop_token_ids: tuple[int, ...]) -> Prompt:
+    return Prompt(
+        task_id="T/1/single-line/L1",
+        strategy="fim-psm" if stop_token_ids else "lr",
+        sample_index=0,
+        text=None,
+        token_ids=(1,),
+        stop=stop,
+        stop_token_ids=stop_token_ids,
+        max_tokens=8,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "text"),
+    [
+        pytest.param([0, 1, END], (), "ab", id="the end token is no text"),
+        pytest.param([0, 1], (), "ab", id="cut by the limit: no end token"),
+        pytest.param([END], (), "", id="only the end token"),
+        pytest.param([], (), "", id="nothing at all"),
+        pytest.param([0, END, 1], (), "a#b", id="only at the end is it the end"),
+        pytest.param([0, END, END], (), "a#", id="one end token, not several"),
+        pytest.param([5, 0], (), " a", id="a leading space stays"),
+        pytest.param([0, 2, 3, 7], ("\ndef ",), "a", id="cut before the stop string"),
+        pytest.param([0, 2, 4, 2, 3, 7], ("\ndef ", "\nif"), "a", id="the first in the text"),
+        pytest.param([0, 2, 3, 2, 3], ("\ndef ",), "a", id="the first of two"),
+        pytest.param([2, 3], ("\ndef ",), "", id="a stop string at the very start"),
+        pytest.param([0, 5, 3, 7], ("\ndef ",), "a def x", id="nearly a stop string"),
+    ],
+)
+def test_a_continuation_ends_before_the_end_token_and_the_first_stop_string(
+    ids: list[int], stop: tuple[str, ...], text: str
+) -> None:
+    assert continuation(ids, prompt(stop, (END,)), letters) == text
+
+
+def test_without_stop_token_ids_no_id_is_an_end_token() -> None:
+    assert continuation([0, END], prompt((), ()), letters) == "a#"

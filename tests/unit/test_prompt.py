@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
+
+from fim_eval.errors import StrategyRefusedError
+from fim_eval.formats import CODE_LLAMA, MODEL_CARDS, card_of
+from fim_eval.prompt import (
+    LEFT_TO_RIGHT_STOPS,
+    MAX_TOKENS,
+    build_prompt,
+    infill_format,
+    infill_ids,
+    module_docstring,
+    shown_prefix,
+)
+from fim_eval.records import Context, InfillTask, ModelCard, Prompt, Strategy
+from fim_eval.tokenizer import Tokenizer
+from tests.data_paths import (
+    FULL,
+    code_llama_tokenizer,
+    mbpp_tasks,
+    needs_mbpp,
+    needs_tokenizer,
+    tokenizer_folder,
+)
+
+INFILLING: tuple[Strategy, ...] = ("fim-psm", "fim-spm")
+BOS, PRE, SUF, MID, EOT = 1, 32007, 32008, 32009, 32010
+
+GOLDEN_PREFIX = 'def remove_non_ascii(s: str) -> str:\n    """ '
+GOLDEN_SUFFIX = "\n    return result\n"
+GOLDEN_PREFIX_IDS = (
+    822, 3349, 29918, 5464, 29918, 294, 18869, 29898, 29879, 29901, 851, 29897, 1599, 851, 29901,
+    13, 1678, 9995, 29871,
+)  # fmt: skip
+GOLDEN_SUFFIX_IDS = (13, 1678, 736, 1121, 13)
+"""transformers' CodeLlama integration test and llama.cpp issue 3503, cut at the sentinels."""
+
+PUNCTUATION = "\r\"&'(),./:;<=>[\\{`"
+"""What `<SUF>` as text merges with, so that the sentinel is lost."""
+
+code_text = st.text(
+    alphabet=st.sampled_from("\r\n\t  \"'\\`<>():=xé☺\u2028\0") | st.characters(codec="utf-8")
+)
+
+
+def task(
+    prefix: str = "def f(x):\n", suffix: str = "    return y\n", context: str | None = "Do it."
+) -> InfillTask:
+    return InfillTask(
+        task_id="T/1/single-line/L1",
+        problem_id="T/1",
+        kind="single-line",
+        context=context,
+        prefix=prefix,
+        middle="    y = x\n",
+        suffix=suffix,
+    )
+
+
+def known(name: str) -> ModelCard:
+    card = card_of(name)
+    assert card is not None
+    return card
+
+
+class Letters:
+    """Each character is its code point; what begins a sequence gets a 7 in front."""
+
+    def encode(self, text: str) -> list[int]:
+        return [7, *map(ord, text)] if text else []
+
+    def encode_infill(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+
+def built(
+    strategy: Strategy,
+    *,
+    of: InfillTask | None = None,
+    model: str = "CodeLlama-7b-hf",
+    context: Context = "none",
+    encoder: Letters | Tokenizer | None = None,
+) -> Prompt:
+    return build_prompt(
+        of or task(),
+        strategy,
+        context=context,
+        max_tokens=64,
+        model=model,
+        card=card_of(model),
+        encoder=encoder,
+    )
+
+
+def ids_of(strategy: Strategy, prefix: str, suffix: str) -> tuple[int, ...]:
+    prompt = built(strategy, of=task(prefix, suffix), encoder=code_llama_tokenizer())
+    assert prompt.token_ids is not None
+    return prompt.token_ids
+
+
+# The recipe with Code Llama's tokenizer
+
+
+@needs_tokenizer
+def test_a_psm_prompt_is_the_published_golden_vector() -> None:
+    expected = (BOS, PRE, *GOLDEN_PREFIX_IDS, SUF, *GOLDEN_SUFFIX_IDS, MID)
+    assert ids_of("fim-psm", GOLDEN_PREFIX, GOLDEN_SUFFIX) == expected
+
+
+@needs_tokenizer
+def test_an_spm_prompt_is_made_of_the_golden_vector_s_pieces() -> None:
+    expected = (BOS, PRE, SUF, *GOLDEN_SUFFIX_IDS, MID, *GOLDEN_PREFIX_IDS)
+    assert ids_of("fim-spm", GOLDEN_PREFIX, GOLDEN_SUFFIX) == expected
+
+
+@needs_tokenizer
+def test_a_left_to_right_prompt_is_bos_and_the_prefix() -> None:
+    assert ids_of("lr", GOLDEN_PREFIX, GOLDEN_SUFFIX) == (BOS, *GOLDEN_PREFIX_IDS)
+
+
+@needs_tokenizer
+def test_an_empty_prefix_gives_no_ids() -> None:
+    assert ids_of("fim-psm", "", GOLDEN_SUFFIX) == (BOS, PRE, SUF, *GOLDEN_SUFFIX_IDS, MID)
+    assert ids_of("fim-spm", "", GOLDEN_SUFFIX) == (BOS, PRE, SUF, *GOLDEN_SUFFIX_IDS, MID)
+    assert ids_of("lr", "", GOLDEN_SUFFIX) == (BOS,)
+
+
+@needs_tokenizer
+def test_an_empty_suffix_gives_no_ids_and_keeps_the_sentinels() -> None:
+    assert ids_of("fim-psm", GOLDEN_PREFIX, "") == (BOS, PRE, *GOLDEN_PREFIX_IDS, SUF, MID)
+    assert ids_of("fim-spm", GOLDEN_PREFIX, "") == (BOS, PRE, SUF, MID, *GOLDEN_PREFIX_IDS)
+
+
+@needs_tokenizer
+@pytest.mark.parametrize("strategy", INFILLING)
+@pytest.mark.parametrize("start", [*PUNCTUATION, "\r\n", "\n", " ", "\t", "x"], ids=ascii)
+def test_the_sentinels_stay_single_ids_whatever_the_suffix_begins_with(
+    strategy: Strategy, start: str
+) -> None:
+    ids = ids_of(strategy, GOLDEN_PREFIX, start + "rest")
+    assert [ids.count(sentinel) for sentinel in (BOS, PRE, SUF, MID, EOT)] == [1, 1, 1, 1, 0]
+    after = ids[ids.index(SUF) + 1 : ids.index(MID)]
+    assert code_llama_tokenizer().decode_infill(after) == start + "rest"
+
+
+@needs_tokenizer
+@pytest.mark.parametrize("start", PUNCTUATION, ids=ascii)
+def test_as_text_the_suffix_sentinel_would_be_lost(start: str) -> None:
+    """Why prompts are ids; the day this fails, text is as good."""
+    as_text = f"<PRE> {GOLDEN_PREFIX} <SUF>{start}rest <MID>"
+    assert SUF not in code_llama_tokenizer().encode(as_text)
+
+
+@cache
+def pieces() -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=str(tokenizer_folder() / "tokenizer.model"))
+
+
+def meta_s_recipe(strategy: Strategy, prefix: str, suffix: str) -> list[int]:
+    """`infilling_prompt_tokens` and `encode_infilling` of Meta's llama/generation.py, shortened."""
+    prefix_ids = pieces().encode(prefix)
+    suffix_ids = pieces().encode("☺" + suffix)[2:]
+    if strategy == "fim-spm":
+        return [BOS, PRE, SUF, *suffix_ids, MID, *prefix_ids]
+    return [BOS, PRE, *prefix_ids, SUF, *suffix_ids, MID]
+
+
+@needs_tokenizer
+@needs_mbpp
+@pytest.mark.parametrize("strategy", INFILLING)
+def test_every_mbpp_prompt_has_the_ids_of_meta_s_recipe(strategy: Strategy) -> None:
+    tasks = mbpp_tasks(FULL, "all")
+    assert len(tasks) == 5_261
+    for found in tasks:
+        ids = ids_of(strategy, found.prefix, found.suffix)
+        assert list(ids) == meta_s_recipe(strategy, found.prefix, found.suffix), found.task_id
+        assert [ids.count(sentinel) for sentinel in (PRE, SUF, MID, EOT)] == [1, 1, 1, 0]
+
+
+@needs_tokenizer
+@pytest.mark.parametrize("strategy", INFILLING)
+@settings(max_examples=500)
+@given(prefix=code_text, suffix=code_text)
+def test_any_prompt_has_the_ids_of_meta_s_recipe(
+    strategy: Strategy, prefix: str, suffix: str
+) -> None:
+    ids = ids_of(strategy, prefix, suffix)
+    assert list(ids) == meta_s_recipe(strategy, prefix, suffix)
+
+
+@needs_tokenizer
+@needs_mbpp
+def test_23_of_mbpp_s_lines_need_more_than_40_new_tokens_and_one_more_than_64() -> None:
+    encode = code_llama_tokenizer().encode_infill
+    needed = [len(encode(found.middle)) + 1 for found in mbpp_tasks(FULL, "all")]
+    assert len(needed) == 5_261
+    assert sum(tokens > 40 for tokens in needed) == 23
+    assert sum(tokens > MAX_TOKENS["single-line"] for tokens in needed) == 1
+    assert max(needed) == 65
+
+
+def test_a_line_gets_64_new_tokens() -> None:
+    assert MAX_TOKENS == {"single-line": 64}
+
+
+# The recipe's form
+
+
+def test_the_parts_stand_in_the_order_of_the_strategy() -> None:
+    assert infill_ids("fim-psm", Letters(), CODE_LLAMA, "ab", "c") == (
+        BOS, PRE, 7, ord("a"), ord("b"), SUF, ord("c"), MID,
+    )  # fmt: skip
+    assert infill_ids("fim-spm", Letters(), CODE_LLAMA, "ab", "c") == (
+        BOS, PRE, SUF, ord("c"), MID, 7, ord("a"), ord("b"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", INFILLING)
+def test_an_infilling_prompt_is_ids_and_ends_at_the_end_token(strategy: Strategy) -> None:
+    prompt = built(strategy, encoder=Letters())
+    assert prompt.text is None
+    assert prompt.token_ids is not None
+    assert (prompt.stop, prompt.stop_token_ids, prompt.max_tokens) == ((), (EOT,), 64)
+    assert (prompt.task_id, prompt.strategy, prompt.sample_index) == (
+        "T/1/single-line/L1",
+        strategy,
+        0,
+    )
+
+
+def test_left_to_right_without_a_tokenizer_is_the_prefix_as_text() -> None:
+    prompt = built("lr")
+    assert prompt.text == "def f(x):\n"
+    assert prompt.token_ids is None
+    assert (prompt.stop, prompt.stop_token_ids) == (LEFT_TO_RIGHT_STOPS, ())
+
+
+def test_left_to_right_with_a_tokenizer_is_bos_first_and_then_the_prefix() -> None:
+    prompt = built("lr", encoder=Letters())
+    assert prompt.text is None
+    assert prompt.token_ids == (BOS, 7, *map(ord, "def f(x):\n"))
+    assert (prompt.stop, prompt.stop_token_ids) == (LEFT_TO_RIGHT_STOPS, ())
+
+
+@pytest.mark.parametrize("model", ["SmolLM2-135M-Instruct", "somebody/else"])
+def test_left_to_right_is_text_where_no_bos_is_known(model: str) -> None:
+    assert built("lr", model=model, encoder=Letters()).text == "def f(x):\n"
+
+
+def test_left_to_right_shows_nothing_of_what_comes_after_the_hole() -> None:
+    assert built("lr", of=task(suffix="one")) == built("lr", of=task(suffix="other"))
+
+
+def test_left_to_right_stops_where_incoder_stops() -> None:
+    assert LEFT_TO_RIGHT_STOPS == ("\nclass ", "\ndef ", "\n# ", "\nif")
+
+
+# The problem's text above the program
+
+
+@pytest.mark.parametrize("strategy", ["lr", *INFILLING])
+def test_the_text_stands_above_the_program_as_its_docstring(strategy: Strategy) -> None:
+    above = task('"""Do it."""\ndef f(x):\n')
+    shown = built(strategy, context="text", encoder=Letters())
+    assert shown == built(strategy, of=above, context="none", encoder=Letters())
+
+
+@pytest.mark.parametrize("context", ["none", "text"])
+def test_a_task_without_a_text_gets_none(context: Context) -> None:
+    assert shown_prefix(task(context=None), context) == "def f(x):\n"
+
+
+def test_without_context_the_prefix_is_shown_as_it_is() -> None:
+    assert shown_prefix(task(), "none") == "def f(x):\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        pytest.param("Add.", '"""Add."""\n', id="plain"),
+        pytest.param("Add.\nTwo lines.", '"""Add.\nTwo lines."""\n', id="two lines"),
+        pytest.param('Say "x" first.', '"""Say "x" first."""\n', id="quotes inside stay"),
+        pytest.param('"x" first.', '""""x" first."""\n', id="a quote at the start stays"),
+        pytest.param('Say "x"', '"""Say \\"x\\""""\n', id="a quote at the end"),
+        pytest.param("It's", '"""It\'s"""\n', id="an apostrophe"),
+        pytest.param("a\\n", '"""a\\\\n"""\n', id="a backslash"),
+        pytest.param("", '""""""\n', id="empty"),
+    ],
+)
+def test_the_docstring_is_the_text_as_a_person_would_write_it(text: str, source: str) -> None:
+    assert module_docstring(text) == source
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"', '""', '"""', '""""', '\\"', '\\\\"', '\\"""', "\\", "\\\\", "\r", "\r\n", "\n\r", "\0",
+     "\\N{DASH}", "\\x41", "'''", "\f", "\u2028", "\ufeff", " \t", "\n", '"""\\', "a\0" + "1"],
+    ids=ascii,
+)  # fmt: skip
+def test_a_docstring_s_value_is_the_text(text: str) -> None:
+    assert value_of(module_docstring(text)) == text
+
+
+@settings(max_examples=1_000)
+@given(
+    st.text(
+        alphabet=st.sampled_from("\"'\\\r\n\0abNuUx{}07 \f\u2028") | st.characters(codec="utf-8")
+    )
+)
+def test_any_text_is_the_value_of_its_docstring(text: str) -> None:
+    assert value_of(module_docstring(text)) == text
+
+
+def value_of(source: str) -> object:
+    """The value of a module that is one docstring, read as Python reads a file."""
+    module = ast.parse(source.encode())
+    assert source.endswith("\n")
+    assert len(module.body) == 1
+    assert ast.get_docstring(module, clean=False) is not None
+    statement = module.body[0]
+    assert isinstance(statement, ast.Expr)
+    assert isinstance(statement.value, ast.Constant)
+    return statement.value.value
+
+
+# Refusals
+
+
+UNTRAINED = [card for card in MODEL_CARDS if card.infills == "no"]
+
+
+@pytest.mark.parametrize("strategy", INFILLING)
+@pytest.mark.parametrize("card", [pytest.param(card, id=card.model_id) for card in UNTRAINED])
+def test_a_model_that_was_not_trained_to_infill_is_not_asked_to(
+    card: ModelCard, strategy: Strategy
+) -> None:
+    with pytest.raises(StrategyRefusedError) as refusal:
+        built(strategy, model=card.model_id, encoder=Letters())
+    message = str(refusal.value)
+    assert message.startswith(f"{strategy} for {card.model_id}: it was not trained to infill")
+    assert card.source in message
+    assert message.endswith("use --strategy lr")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("34b", "the 34B models are trained without infilling"),
+        ("34b-Python", "the Python models are trained without infilling"),
+        ("7b-Python", "the Python models are trained without infilling"),
+        ("13b-Python", "the Python models are trained without infilling"),
+    ],
+)
+def test_the_refusal_says_why_and_where_it_is_written(name: str, reason: str) -> None:
+    with pytest.raises(StrategyRefusedError, match=reason) as refusal:
+        built("fim-psm", model=f"CodeLlama-{name}-hf", encoder=Letters())
+    assert "Code Llama paper v3, section 2" in str(refusal.value)
+
+
+@pytest.mark.parametrize("strategy", INFILLING)
+def test_an_unknown_model_is_not_asked_to_infill_until_it_is_named(strategy: Strategy) -> None:
+    with pytest.raises(StrategyRefusedError) as refusal:
+        built(strategy, model="somebody/else", encoder=Letters())
+    message = str(refusal.value)
+    assert message.startswith(f"{strategy} for somebody/else: this model is not in the table")
+    assert "--card codellama/CodeLlama-7b-hf" in message
+    assert "--strategy lr" in message
+
+
+@pytest.mark.parametrize("strategy", INFILLING)
+@pytest.mark.parametrize("name", ["7b", "13b", "70b", "7b-Instruct", "13b-Instruct"])
+def test_a_model_that_infills_and_the_disputed_70b_can_be_asked(
+    name: str, strategy: Strategy
+) -> None:
+    model = f"CodeLlama-{name}-hf"
+    assert infill_format(model, card_of(model), strategy) == CODE_LLAMA
+    assert built(strategy, model=model, encoder=Letters()).stop_token_ids == (EOT,)
+
+
+@pytest.mark.parametrize("card", [pytest.param(card, id=card.model_id) for card in MODEL_CARDS])
+def test_every_model_can_be_asked_left_to_right(card: ModelCard) -> None:
+    assert built("lr", model=card.model_id).text == "def f(x):\n"
+
+
+@pytest.mark.parametrize("strategy", INFILLING)
+def test_infilling_without_a_tokenizer_is_refused(strategy: Strategy) -> None:
+    with pytest.raises(StrategyRefusedError, match=r"needs the model's tokenizer\.model"):
+        built(strategy)
+
+
+def test_a_prompt_with_an_id_beyond_the_model_s_vocabulary_is_refused() -> None:
+    model = "CodeLlama-34b-hf"
+    last = task(prefix=chr(31_999))
+    assert built("lr", of=last, model=model, encoder=Letters()).token_ids == (1, 7, 31_999)
+    with pytest.raises(StrategyRefusedError) as refusal:
+        built("lr", of=task(prefix=chr(32_000)), model=model, encoder=Letters())
+    message = str(refusal.value)
+    assert message.startswith("T/1/single-line/L1: its prompt holds id 32000")
+    assert "codellama/CodeLlama-34b-hf embeds only ids below 32000" in message
+
+
+@needs_tokenizer
+def test_a_program_that_spells_a_sentinel_is_refused_where_the_model_does_not_embed_it() -> None:
+    of = task(prefix="# after <MID>\n")
+    with pytest.raises(StrategyRefusedError, match="holds id 32009"):
+        built("lr", of=of, model="CodeLlama-34b-hf", encoder=code_llama_tokenizer())
+
+
+@needs_tokenizer
+def test_infilling_ids_fit_every_vocabulary_that_has_sentinels() -> None:
+    for card in MODEL_CARDS:
+        if card.format is not None:
+            prompt = built("fim-psm", model=card.model_id, encoder=code_llama_tokenizer())
+            assert max(prompt.token_ids or ()) < known(card.model_id).vocabulary

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fim_eval.errors import DatasetError
+from fim_eval.records import InfillTask, TaskFacts
+from fim_eval.suite import build_tasks, facts_path, read_facts, read_tasks, task_lines
+from tests.data_paths import quiet
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    """Three problems: two holes, none, one."""
+    programs = [
+        "def f(x):\n    y = x  # \u2028 é\n    return y\n",
+        "f = abs\n",
+        "def f(x):\n    return x\n",
+    ]
+    rows = [
+        {"task_id": f"T/{n}", "text": "Do it.", "code": code, "test_list": ["assert f(1) == 1"]}
+        for n, code in enumerate(programs)
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def built(problems: Path) -> tuple[list[InfillTask], TaskFacts]:
+    return build_tasks(str(problems), "all", "single-line", quiet)
+
+
+def test_the_tasks_are_the_holes_of_all_problems_in_their_order(problems: Path) -> None:
+    tasks, _ = built(problems)
+    assert [task.task_id for task in tasks] == [
+        "T/0/single-line/L1",
+        "T/0/single-line/L2",
+        "T/2/single-line/L1",
+    ]
+
+
+def test_the_facts_say_how_many_tasks_there_are_and_which_problems_gave_none(
+    problems: Path,
+) -> None:
+    tasks, facts = built(problems)
+    assert (facts.split, facts.kind, facts.tasks) == ("all", "single-line", 3)
+    assert facts.problems_without_holes == ("T/1",)
+    assert facts.dataset.problems == 3
+    assert facts.dataset.source == str(problems)
+    assert facts.tasks_sha256 == hashlib.sha256(task_lines(tasks)).hexdigest()
+
+
+def test_tasks_come_back_from_their_file_as_they_were(problems: Path) -> None:
+    tasks, _ = built(problems)
+    content = task_lines(tasks)
+    assert content.count(b"\n") == len(tasks)
+    assert read_tasks(content, "tasks.jsonl") == tasks
+
+
+def test_blank_lines_and_a_missing_last_newline_do_not_matter(problems: Path) -> None:
+    tasks, _ = built(problems)
+    content = b"\n" + task_lines(tasks).replace(b"\n", b"\r\n\n").rstrip()
+    assert read_tasks(content, "tasks.jsonl") == tasks
+
+
+def test_the_facts_stand_beside_the_tasks(tmp_path: Path) -> None:
+    assert facts_path(tmp_path / "tasks.jsonl") == tmp_path / "tasks.jsonl.facts.json"
+
+
+def test_facts_come_back_for_the_file_they_were_written_with(
+    problems: Path, tmp_path: Path
+) -> None:
+    tasks, facts = built(problems)
+    path = tmp_path / "tasks.jsonl"
+    facts_path(path).write_text(facts.model_dump_json(indent=2), encoding="utf-8")
+    assert read_facts(path, task_lines(tasks)) == facts
+
+
+def test_a_file_without_facts_has_none(problems: Path, tmp_path: Path) -> None:
+    assert read_facts(tmp_path / "tasks.jsonl", task_lines(built(problems)[0])) is None
+
+
+def test_a_file_that_was_changed_after_its_facts_is_refused(problems: Path, tmp_path: Path) -> None:
+    tasks, facts = built(problems)
+    path = tmp_path / "tasks.jsonl"
+    facts_path(path).write_text(facts.model_dump_json(), encoding="utf-8")
+    with pytest.raises(DatasetError) as refusal:
+        read_facts(path, task_lines(tasks[:-1]))
+    message = str(refusal.value)
+    assert message.startswith(f"{path}: was changed since tasks.jsonl.facts.json was written")
+    assert "write the tasks again" in message
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", "[]"])
+def test_facts_that_are_none_are_refused(problems: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "tasks.jsonl"
+    facts_path(path).write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError) as refusal:
+        read_facts(path, task_lines(built(problems)[0]))
+    assert str(refusal.value).startswith(f"{facts_path(path)}: cannot be understood")
+
+
+def test_a_task_that_stands_twice_is_refused(problems: Path) -> None:
+    first, second, _ = built(problems)[0]
+    with pytest.raises(DatasetError) as refusal:
+        read_tasks(task_lines([first, second, first]), "tasks.jsonl")
+    assert str(refusal.value) == "tasks.jsonl:3: T/0/single-line/L1 stands already in line 1"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        pytest.param(b'{"task_id": "T/1/si', "Invalid JSON", id="cut short"),
+        pytest.param(b"[]", "Input should be an object", id="no object"),
+        pytest.param(b"{}", "task_id: Field required", id="empty object"),
+        pytest.param(b"\xff", "Invalid JSON", id="no UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(problems: Path, line: bytes, what: str) -> None:
+    content = task_lines(built(problems)[0]) + line + b"\n"
+    with pytest.raises(DatasetError) as refusal:
+        read_tasks(content, "tasks.jsonl")
+    message = str(refusal.value)
+    assert message.startswith("tasks.jsonl:4: is no task (")
+    assert what in message
+    assert message.endswith("`fim-eval tasks` writes such files")
+
+
+def test_blank_lines_count_as_lines(problems: Path) -> None:
+    content = b"\n" + task_lines(built(problems)[0]) + b"\n{}\n"
+    with pytest.raises(DatasetError, match=r"^tasks\.jsonl:6: is no task"):
+        read_tasks(content, "tasks.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "what"),
+    [
+        pytest.param("suffix", None, "suffix: Input should be a valid string", id="wrong type"),
+        pytest.param("kind", "whole-file", "kind: Input should be 'single-line'", id="kind"),
+        pytest.param("extra", 1, "extra: Extra inputs are not permitted", id="unknown column"),
+    ],
+)
+def test_a_bad_column_is_named(problems: Path, column: str, value: object, what: str) -> None:
+    row = json.loads(task_lines(built(problems)[0][:1])) | {column: value}
+    with pytest.raises(DatasetError) as refusal:
+        read_tasks(json.dumps(row).encode(), "tasks.jsonl")
+    assert str(refusal.value).startswith(f"tasks.jsonl:1: is no task ({what}")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_a_file_without_tasks_is_refused(content: bytes) -> None:
+    with pytest.raises(DatasetError) as refusal:
+        read_tasks(content, "tasks.jsonl")
+    assert str(refusal.value).startswith("tasks.jsonl: holds no task")
