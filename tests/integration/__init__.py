@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import pytest
+
+from fim_eval.cli import main
 from fim_eval.records import InfillTask
 from fim_eval.suite import task_lines
 
@@ -62,6 +65,33 @@ def start_fim_eval(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+class InProcess:
+    """The command in this process, in an empty folder: without half a second of starting up."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(folder)
+        for name in (*os.environ.keys() - environment().keys(), "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def __call__(self, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end; an exception that it does not expect fails the test."""
+        for name, value in env.items():
+            self._monkeypatch.setenv(name, value)
+        told = ["fim-eval", *map(str, words)]
+        self._monkeypatch.setattr(sys, "argv", told)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output, errors = self._capfd.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(told, code, output, errors)
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:

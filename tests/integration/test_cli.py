@@ -16,10 +16,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fim_eval.cli import main
 from fim_eval.records import InfillTask, TaskFacts
 from tests.integration import (
     COMMAND,
+    InProcess,
     environment,
     files_in,
     fim_eval,
@@ -59,31 +59,6 @@ def children_s() -> float:
     """Seconds of processor time that ended child processes have used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-class InProcess:
-    """The command in this process, in an empty folder: without half a second of starting up."""
-
-    def __init__(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.chdir(folder)
-        for name in (*os.environ.keys() - environment().keys(), "COLUMNS"):
-            monkeypatch.delenv(name, raising=False)
-        self.folder = folder
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
-
-    def __call__(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        """Run it to its end; an exception that it does not expect is ours."""
-        told = ["fim-eval", *map(str, words)]
-        self._monkeypatch.setattr(sys, "argv", told)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output, errors = self._capfd.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(told, code, output, errors)
 
 
 @pytest.fixture
@@ -130,7 +105,17 @@ class TestABadEndpoint:
         assert "nothing answers" in told
         assert "is the server running" in told
 
-    @pytest.mark.parametrize("endpoint", ["127.0.0.1:8007/v1", "localhost", "file:///v1", "http:"])
+    @pytest.mark.parametrize(
+        "endpoint",
+        [
+            "127.0.0.1:8007/v1",
+            "localhost",
+            "file:///v1",
+            "http:",
+            "http://127.0.0.1:PORT/v1",
+            "http://[::1/v1",
+        ],
+    )
     def test_is_no_url(self, in_process: InProcess, endpoint: str) -> None:
         told = self.ask(in_process, endpoint)
         assert told.startswith(f"fim-eval: --endpoint {endpoint}: is no base URL; it looks like ")
@@ -370,6 +355,17 @@ class TestBadProblems:
         assert "--out" in told
         assert files_in(in_process.folder) == {"file": b"mine"}
 
+    def test_a_full_disk_leaves_the_file_from_before(self, tmp_path: Path) -> None:
+        """No file may grow beyond a block: writing then fails as on a full disk."""
+        (tmp_path / "tasks.jsonl").write_bytes(b"from before")
+        words = ["tasks", "--problems", "starter", "--split", "all", "--out", "tasks.jsonl"]
+        done = subprocess.run(
+            ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", COMMAND, *words],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert one_sentence(done).startswith("fim-eval: tasks.jsonl: cannot be written")
+        assert (tmp_path / "tasks.jsonl").read_bytes() == b"from before"
+
 
 class TestEval:
     @staticmethod
@@ -439,15 +435,18 @@ class TestEval:
 
 class TestStartingUp:
     def test_help_comes_at_once(self, tmp_path: Path) -> None:
-        """In time of the processor, which other work on the machine hardly changes."""
-        seconds = []
-        for _ in range(5):
-            before = children_s()
-            done = fim_eval("--help", cwd=tmp_path)
-            seconds.append(children_s() - before)
-            assert done.returncode == 0
-        assert statistics.median(seconds) < 0.4, seconds
-        assert {"tasks", "prompts", "run", "eval", "report"} <= set(done.stdout.split())
+        """The median of five, in time of the processor; a busy machine gets three chances."""
+        medians: list[float] = []
+        while len(medians) < 3 and (not medians or medians[-1] >= 0.4):
+            seconds = []
+            for _ in range(5):
+                before = children_s()
+                done = fim_eval("--help", cwd=tmp_path)
+                seconds.append(children_s() - before)
+                assert done.returncode == 0
+                assert {"tasks", "prompts", "run", "eval", "report"} <= set(done.stdout.split())
+            medians.append(statistics.median(seconds))
+        assert medians[-1] < 0.4, medians
 
     def test_help_imports_nothing_heavy(self, tmp_path: Path) -> None:
         done = subprocess.run(
@@ -506,15 +505,15 @@ class TestTheKey:
         assert json.loads(stored["run/manifest.json"])["api_key_env"] == "FIM_EVAL_API_KEY"
         assert [name for name, content in stored.items() if KEY.encode() in content] == []
 
-    def test_can_stand_in_a_variable_of_any_name(self, tmp_path: Path) -> None:
-        file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(2))
+    def test_can_stand_in_a_variable_of_any_name(self, in_process: InProcess) -> None:
+        file = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
         with FakeServer(api_key=KEY) as server:
             words = (
                 "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
                 "--strategy", "lr", "--out", "run", "--api-key-env", "MY_OWN",
             )  # fmt: skip
-            without = fim_eval(*words, cwd=tmp_path)
-            with_key = fim_eval(*words, cwd=tmp_path, env=environment(MY_OWN=KEY))
+            without = in_process(*words)
+            with_key = in_process(*words, MY_OWN=KEY)
         assert "refuses the API key (HTTP 401)" in one_sentence(without)
         assert "--api-key-env" in without.stderr
         assert with_key.returncode == 0, with_key.stderr
@@ -523,13 +522,12 @@ class TestTheKey:
         "key", [pytest.param(KEY + "\n", id="newline"), pytest.param(KEY + "…", id="not ASCII")]
     )
     def test_that_no_header_can_hold_is_one_sentence_without_it(
-        self, tmp_path: Path, server: FakeServer, key: str
+        self, in_process: InProcess, server: FakeServer, key: str
     ) -> None:
-        file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(2))
-        done = fim_eval(
+        file = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
+        done = in_process(
             "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
-            "--strategy", "lr", "--out", "run", cwd=tmp_path,
-            env=environment(FIM_EVAL_API_KEY=key),
+            "--strategy", "lr", "--out", "run", FIM_EVAL_API_KEY=key,
         )  # fmt: skip
         assert KEY not in done.stdout + done.stderr
         if done.returncode:

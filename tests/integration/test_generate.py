@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import time
 from collections import Counter
@@ -14,9 +15,9 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
-from fim_eval.generate import Outcome, Request, RunResult, run
+from fim_eval.generate import Outcome, Request, RunResult, ask_all, prepare, run
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
-from fim_eval.records import Completion, InfillTask, RequestFailure, Timeouts
+from fim_eval.records import Completion, InfillTask, Prompt, RequestFailure, Timeouts
 from tests.integration import (
     files_in,
     fim_eval,
@@ -106,6 +107,48 @@ async def test_concurrency_is_reached_and_never_exceeded(tmp_path: Path) -> None
     with FakeServer(delay_s=0.02) as server:
         await ask(request(server, tmp_path, made_tasks(60), concurrency=12))
     assert server.max_in_flight == 12
+
+
+async def test_no_more_than_the_concurrency_wait_for_an_answer() -> None:
+    """Without a server: one that keeps a queue would hide that too many were asked."""
+    waiting: list[int] = []
+    now = 0
+
+    async def complete(prompt: Prompt) -> RequestFailure:
+        nonlocal now
+        now += 1
+        waiting.append(now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return RequestFailure(
+            task_id=prompt.task_id,
+            strategy=prompt.strategy,
+            sample_index=0,
+            reason="timeout",
+            detail="",
+            attempts=1,
+            segment=0,
+            sent_ns=0,
+            elapsed_ns=0,
+        )
+
+    prompts = prepare(
+        made_tasks(50), model="fake-model", strategy="lr", context="text", card=None,
+        tokenizer=None, max_tokens=None,
+    ).prompts  # fmt: skip
+    outcomes: list[Outcome] = []
+    await ask_all(
+        prompts, complete, outcomes.append, tokenizer=None, fingerprint=None, concurrency=7
+    )
+    assert max(waiting) == 7
+    assert len(outcomes) == 50
+
+
+async def test_a_session_is_timed_from_its_first_task(tmp_path: Path) -> None:
+    """Not from the requests before it that ask who the server is."""
+    with FakeServer(delay_s=0.1) as server:
+        await ask(request(server, tmp_path, made_tasks(2)))
+    assert min(answer.sent_ns for answer in completions(tmp_path)) < 0.08e9
 
 
 @pytest.mark.parametrize(("tasks", "delay_s", "concurrency"), [(64, 0.1, 8), (96, 0.2, 32)])

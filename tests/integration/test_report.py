@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.formats import card_of
 from fim_eval.records import InfillTask, Strategy
 from fim_eval.report import find_runs, score_run, show, store, summarise
-from tests.integration import fim_eval
+from tests.integration import InProcess
 
 MS = 1_000_000
 """Nanoseconds."""
@@ -259,6 +259,22 @@ def test_a_journal_torn_at_its_end_can_be_reported(tmp_path: Path) -> None:
     assert journal.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "lose",
+    [
+        pytest.param(lambda _: b"", id="all"),
+        pytest.param(lambda lines: lines[:-30], id="the torn last"),
+        pytest.param(lambda lines: lines.partition(b"\n")[2], id="the first"),
+    ],
+)
+def test_a_run_that_lost_tasks_is_refused(tmp_path: Path, lose: Callable[[bytes], bytes]) -> None:
+    """Its manifest tells how many there are: fewer would shrink the denominator unseen."""
+    run = make_run(tmp_path / "run", [{"text": middle} for middle in MIDDLES])
+    (run / "tasks.jsonl").write_bytes(lose((run / "tasks.jsonl").read_bytes()))
+    with pytest.raises(RunDirectoryError):
+        score_run(run)
+
+
 def test_rows_come_by_size_then_strategy_then_policy(tmp_path: Path) -> None:
     right = [{"text": middle} for middle in MIDDLES]
     runs = [
@@ -360,49 +376,60 @@ def test_control_codes_in_a_models_name_do_not_reach_the_terminal(tmp_path: Path
     assert "\r" not in shown, "writes over the line"
 
 
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> InProcess:
+    return InProcess(tmp_path, monkeypatch, capfd)
+
+
 class TestTheCommand:
-    def test_reports_a_folder_of_runs_and_stores_the_table_there(self, tmp_path: Path) -> None:
+    def test_reports_a_folder_of_runs_and_stores_the_table_there(
+        self, in_process: InProcess
+    ) -> None:
         right = [{"text": middle} for middle in MIDDLES]
-        make_run(tmp_path / "study" / "small", right, model="m7", card="CodeLlama-7b-hf")
-        make_run(tmp_path / "study" / "large", right, model="m13", card="CodeLlama-13b-hf")
-        done = fim_eval("report", "study", cwd=tmp_path)
+        make_run(in_process.folder / "study" / "small", right, model="m7", card="CodeLlama-7b-hf")
+        make_run(in_process.folder / "study" / "large", right, model="m13", card="CodeLlama-13b-hf")
+        done = in_process("report", "study")
         assert done.returncode == 0, done.stderr
         assert done.stdout.index("m7, lr") < done.stdout.index("m13, lr")
         assert done.stdout.count("4/4") == 4
-        stored = pl.read_parquet(tmp_path / "study" / "summary.parquet")
+        stored = pl.read_parquet(in_process.folder / "study" / "summary.parquet")
         assert stored["model"].to_list() == ["m7", "m7", "m13", "m13"]
 
-    def test_prints_the_stored_rows_as_json(self, tmp_path: Path) -> None:
-        make_run(tmp_path / "run", [{"text": "?"}, None, {"reason": "timeout"}, {"text": ""}])
-        done = fim_eval("report", "run", "--json", cwd=tmp_path)
+    def test_prints_the_stored_rows_as_json(self, in_process: InProcess) -> None:
+        make_run(
+            in_process.folder / "run", [{"text": "?"}, None, {"reason": "timeout"}, {"text": ""}]
+        )
+        done = in_process("report", "run", "--json")
         assert done.returncode == 0, done.stderr
-        stored = json.loads((tmp_path / "run" / "summary.json").read_bytes())
+        stored = json.loads((in_process.folder / "run" / "summary.json").read_bytes())
         assert json.loads(done.stdout) == stored
         assert [row["unresolved"] for row in stored] == [2, 2]
 
-    def test_writes_a_hostile_name_inertly(self, tmp_path: Path) -> None:
+    def test_writes_a_hostile_name_inertly(self, in_process: InProcess) -> None:
         right = [{"text": middle} for middle in MIDDLES]
-        make_run(tmp_path / "run", right, model=CONTROLS)
-        done = fim_eval("report", "run", cwd=tmp_path)
+        make_run(in_process.folder / "run", right, model=CONTROLS)
+        done = in_process("report", "run")
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout + done.stderr
         assert "\x07" not in done.stdout + done.stderr
 
-    def test_wants_a_place_for_the_table_of_several_folders(self, tmp_path: Path) -> None:
+    def test_wants_a_place_for_the_table_of_several_folders(self, in_process: InProcess) -> None:
         right = [{"text": middle} for middle in MIDDLES]
-        make_run(tmp_path / "a", right)
-        make_run(tmp_path / "b", right)
-        done = fim_eval("report", "a", "b", cwd=tmp_path)
+        make_run(in_process.folder / "a", right)
+        make_run(in_process.folder / "b", right)
+        done = in_process("report", "a", "b")
         assert done.returncode == 1
         assert "--out" in done.stderr
-        assert not list(tmp_path.glob("*/summary.*"))
-        assert fim_eval("report", "a", "b", "--out", "c", cwd=tmp_path).returncode == 0
-        assert (tmp_path / "c" / "summary.csv").exists()
+        assert not list(in_process.folder.glob("*/summary.*"))
+        assert in_process("report", "a", "b", "--out", "c").returncode == 0
+        assert (in_process.folder / "c" / "summary.csv").exists()
 
-    def test_names_a_folder_without_runs(self, tmp_path: Path) -> None:
-        done = fim_eval("report", "absent", cwd=tmp_path)
+    def test_names_a_folder_without_runs(self, in_process: InProcess) -> None:
+        done = in_process("report", "absent")
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.startswith("fim-eval: absent: neither is nor holds a run directory")
         assert done.stderr.count("\n") == 1
-        assert list(tmp_path.iterdir()) == []
+        assert list(in_process.folder.iterdir()) == []

@@ -1,0 +1,132 @@
+"""The files that start servers: configurations, compose, make targets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import compose_spec
+import pytest
+import yaml
+
+from fim_eval.formats import card_of
+from fim_eval.server import known_servers
+
+ROOT = Path(__file__).parents[2]
+SIZES = ("7b", "13b", "34b", "70b")
+
+
+def config(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "servers" / f"{name}.yaml").read_text())
+    return loaded
+
+
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
+    return loaded
+
+
+def dry_run(*arguments: str) -> list[str]:
+    """The lines that make would run, environments taken as ready."""
+    ready = (".venv/ready", ".venv-server/ready", ".cache/smollm2-135m/config.json")
+    old = [word for path in ready for word in ("-o", path)]
+    done = subprocess.run(
+        ["make", "--no-print-directory", "-n", *old, *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return done.stdout.replace("\\\n", " ").splitlines()
+
+
+def words(line: str) -> list[str]:
+    return line.split()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_code_llama_is_served_under_its_own_name_at_the_revision_on_its_card(size: str) -> None:
+    settings = config(size)
+    card = card_of(f"codellama/CodeLlama-{size}-hf")
+    assert card is not None
+    assert settings["model"] == settings["served-model-name"] == card.model_id
+    assert settings["revision"] == settings["tokenizer-revision"] == card.revision
+
+
+def test_sizes_of_one_study_differ_in_nothing_but_model_port_and_gpus() -> None:
+    own = {"model", "served-model-name", "revision", "tokenizer-revision", "port",
+           "tensor-parallel-size"}  # fmt: skip
+    rest = [{k: v for k, v in config(size).items() if k not in own} for size in SIZES]
+    assert rest == [rest[0]] * len(SIZES)
+    assert rest[0]["generation-config"] == "vllm"
+    assert rest[0]["dtype"] == "bfloat16"
+
+
+def test_every_server_has_a_port_of_its_own_and_stays_on_this_machine() -> None:
+    servers = known_servers(ROOT / "servers")
+    assert {server.config for server in servers} == {*SIZES, "smollm2"}
+    assert len({server.base_url for server in servers}) == len(servers)
+    assert all(config(server.config)["host"] == "127.0.0.1" for server in servers)
+
+
+def test_the_embedded_model_s_name_finds_its_card() -> None:
+    assert card_of(config("smollm2")["served-model-name"]) is not None
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_make_serve_starts_that_size(size: str) -> None:
+    assert [words(line) for line in dry_run(f"serve-{size}")] == [["servers/serve.sh", size]]
+
+
+def test_make_serve_passes_on_gpus_port_and_other_options() -> None:
+    line = dry_run("serve-70b", "TP=8", "PORT=9000", "EXTRA=--max-model-len 16384")[0]
+    assert words(line) == [
+        "servers/serve.sh", "70b", "--tensor-parallel-size", '"8"', "--port", '"9000"',
+        "--max-model-len", "16384",
+    ]  # fmt: skip
+
+
+def test_make_eval_asks_the_servers_of_this_folder_unless_an_endpoint_is_named() -> None:
+    assert words(dry_run("eval")[0]) == [
+        ".venv/bin/fim-eval", "eval", "--problems", '"mbpp"', "--split", '"test"', "--out",
+        '"runs/eval"', "--servers", "servers",
+    ]  # fmt: skip
+    line = dry_run("eval", "ENDPOINT=https://c.example/a/v1", "MODEL=m", "MBPP=/data/mbpp.jsonl")[0]
+    assert words(line)[2:4] == ["--problems", '"/data/mbpp.jsonl"']
+    assert words(line)[-4:] == ["--endpoint", '"https://c.example/a/v1"', "--model", '"m"']
+
+
+def test_make_help_lists_every_target() -> None:
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    listed = {words(line)[0] for line in subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines() if line.startswith("  ") and words(line)}  # fmt: skip
+    assert targets <= listed
+
+
+def test_the_compose_file_is_a_compose_file() -> None:
+    # Its merge keys resolved first: the validator knows compose, not YAML 1.1.
+    compose_spec.PyCompose.from_yaml(yaml.safe_dump(compose())).validate()
+
+
+@pytest.mark.parametrize("profile", [*SIZES, "cpu"])
+def test_a_profile_is_one_server_and_one_evaluation_that_waits_for_it(profile: str) -> None:
+    services = {
+        name: service
+        for name, service in compose()["services"].items()
+        if profile in service["profiles"]
+    }
+    assert set(services) == {f"server-{profile}", f"eval-{profile}"}
+    evaluation = services[f"eval-{profile}"]
+    assert evaluation["depends_on"] == {f"server-{profile}": {"condition": "service_healthy"}}
+    settings = config("smollm2" if profile == "cpu" else profile)
+    environment = evaluation["environment"]
+    assert environment["FIM_EVAL_ENDPOINT"] == f"http://server-{profile}:{settings['port']}/v1"
+    assert environment["FIM_EVAL_MODEL"] == settings["served-model-name"]
+    health = services[f"server-{profile}"]["healthcheck"]["test"]
+    assert health[:2] == ["CMD", "python3"], "the image has no curl"
+    assert f":{settings['port']}/health" in health[-1]
+
+
+def test_images_are_pinned() -> None:
+    images = {service["image"] for service in compose()["services"].values()}
+    assert images == {"vllm/vllm-openai:v0.33.0", "fim-eval", "fim-eval-server-cpu"}
