@@ -69,15 +69,15 @@ check: $(VENV)/ready ## Format, lint, types, import contract, unit tests: under 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules fim_eval tests/unit
+	$(BIN)/python -m pytest tests/unit
 
 .PHONY: test
 test: $(VENV)/ready ## All tests, real vLLM on the CPU included; sets up what they need
 	@if $(MAKE) --no-print-directory $(SMOLLM2)/config.json; then \
-	  $(BIN)/python -m pytest --doctest-modules fim_eval tests; \
+	  $(BIN)/python -m pytest tests; \
 	else \
 	  echo 'make test: vLLM for the CPU could not be set up (see above); its tests are skipped' >&2; \
-	  $(BIN)/python -m pytest --doctest-modules fim_eval tests; \
+	  $(BIN)/python -m pytest tests; \
 	fi
 
 .PHONY: format

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 import typer
 
 from fim_eval.errors import DatasetError, EndpointError, FimEvalError, RunDirectoryError
-from fim_eval.records import Context, InfillTask, Kind, Strategy, TaskFacts
+from fim_eval.terminal import printable
+from fim_eval.words import Context, Kind, Strategy
 
 if TYPE_CHECKING:
     from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.records import InfillTask, TaskFacts
 
 ResultT = TypeVar("ResultT")
 
@@ -89,10 +91,11 @@ def tasks(
     kind: KindName = "single-line",
 ) -> None:
     """Cut holes into programs: one task a line."""
-    from fim_eval.suite import build_tasks, facts_path, task_lines
+    from fim_eval.journal import json_lines
+    from fim_eval.suite import build_tasks, facts_path
 
     found, facts = build_tasks(problems, split, kind, say)
-    write(out, task_lines(found))
+    write(out, json_lines(found))
     if out != STANDARD:
         write(facts_path(out), facts.model_dump_json(indent=2).encode() + b"\n")
     changed = (
@@ -187,7 +190,7 @@ def run(
             max_tokens=max_tokens,
             concurrency=concurrency,
             api_key_env=api_key_env,
-            api_key=os.environ.get(api_key_env) or None,
+            api_key=api_key(api_key_env),
             server_log=server_log,
         )
     )
@@ -282,7 +285,7 @@ def eval_(
                 max_tokens=max_tokens,
                 concurrency=concurrency,
                 api_key_env=api_key_env,
-                api_key=os.environ.get(api_key_env) or None,
+                api_key=api_key(api_key_env),
                 server_log=server_log,
             )
             results.append(ask(request))
@@ -321,6 +324,21 @@ def named_strategies(names: str | None) -> tuple[Strategy, ...]:
                 f"{name} is none of {', '.join(known)}", param_hint="--strategies"
             )
     return cast("tuple[Strategy, ...]", tuple(dict.fromkeys(chosen)))
+
+
+def api_key(variable: str) -> str | None:
+    """The key in an environment variable; None if it is unset or empty.
+
+    Raises:
+        EndpointError: it holds what no HTTP header can carry; the message does not show it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and (key.isprintable())) or " " in key:
+        raise EndpointError(
+            f"the key in {variable} holds a space, a line break or a letter outside ASCII, which "
+            "no HTTP header can carry; set it again"
+        )
+    return key or None
 
 
 def ask(request: Request) -> RunResult:
@@ -388,6 +406,8 @@ def write(path: Path, content: bytes) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a folder; name a file with --out")
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -408,8 +428,13 @@ def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         from uvloop import new_event_loop as new_loop
     except ImportError:
         new_loop = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(work)
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work)
+    except KeyboardInterrupt:
+        # Here, and not in main(): typer would turn it into a bare "Aborted".
+        say("fim-eval: interrupted; what was answered is on disk, the same command resumes")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
@@ -465,8 +490,7 @@ def progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[Outcome],
 
 def say(message: str) -> None:
     """One line on standard error, with control codes made visible: servers write some of it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    sys.stderr.write(shown + "\n")
+    sys.stderr.write(printable(message) + "\n")
     sys.stderr.flush()
 
 
@@ -476,11 +500,4 @@ def main() -> None:
         app()
     except FimEvalError as error:
         say(f"fim-eval: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("fim-eval: interrupted; what was answered is on disk, the same command resumes")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has left; Python must not complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -19,16 +19,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.wait import wait_random_exponential
 
 from fim_eval.errors import EndpointError
-from fim_eval.records import (
-    PERMANENT_FAILURES,
-    Completion,
-    FailureReason,
-    Prompt,
-    RequestFailure,
-    Sampling,
-    Timeouts,
-)
+from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
 from fim_eval.transport import LONGEST_DETAIL, describe, error_message, is_timeout
+from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 
 class _Usage(BaseModel):
@@ -172,9 +165,10 @@ class Client:
                 "completions", content=body, headers={"Content-Type": "application/json"}
             )
         except httpx.TransportError as error:
-            raise _NoAnswerError(
-                "timeout" if is_timeout(error) else "connection", describe(error)
-            ) from error
+            reason: FailureReason = "timeout" if is_timeout(error) else "connection"
+            raise _NoAnswerError(reason, describe(error)) from error
+        except httpx.DecodingError as error:
+            raise _NoAnswerError("malformed-response", describe(error)) from error
         if response.status_code != 200:
             raise self._refusal(response)
         return self._read(prompt, response)

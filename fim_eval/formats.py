@@ -9,7 +9,8 @@ each checkpoint's config.json; a test computes them again.
 
 from __future__ import annotations
 
-from fim_eval.records import InfillFormat, Infills, ModelCard
+from fim_eval.records import InfillFormat, ModelCard
+from fim_eval.words import Infills
 
 CODE_LLAMA = InfillFormat(
     name="code-llama",

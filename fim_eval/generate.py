@@ -20,9 +20,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import orjson
-
-from fim_eval import __version__
 from fim_eval.client import Client
 from fim_eval.errors import EndpointError, ServerChangedError
 from fim_eval.formats import card_of
@@ -30,6 +27,7 @@ from fim_eval.journal import (
     RunDirectory,
     has_manifest,
     is_settled,
+    json_lines,
     key_of,
     read_generations,
     read_manifest,
@@ -39,7 +37,6 @@ from fim_eval.postprocess import continuation
 from fim_eval.prompt import MAX_TOKENS, build_prompt, infill_format
 from fim_eval.records import (
     Completion,
-    Context,
     InfillTask,
     ModelCard,
     Prompt,
@@ -49,13 +46,13 @@ from fim_eval.records import (
     Sampling,
     Segment,
     ServerIdentity,
-    Strategy,
     TaskFacts,
     Timeouts,
 )
 from fim_eval.server import Listing, list_models
 from fim_eval.tokenizer import Tokenizer, tokenizer_path
 from fim_eval.transport import check_base_url, open_http
+from fim_eval.words import Context, Strategy
 
 Outcome = Completion | RequestFailure
 
@@ -376,14 +373,14 @@ def _manifest(
     """The manifest of this request against this server."""
     card, tokenizer = prepared.card, prepared.tokenizer
     identity = RunIdentity(
-        tasks_sha256=sha256_of(task.model_dump() for task in tasks),
+        tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
         tasks=len(tasks),
         model=request.model,
         model_id=card.model_id if card else None,
         strategy=request.strategy,
         context=request.context,
         prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
-        prompts_sha256=sha256_of(prompt.model_dump() for prompt in prepared.prompts),
+        prompts_sha256=hashlib.sha256(json_lines(prepared.prompts)).hexdigest(),
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
         sampling=request.sampling,
         answers_as=server.answers_as,
@@ -392,7 +389,7 @@ def _manifest(
     )
     return RunManifest(
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        fim_eval_version=__version__,
+        fim_eval_version=version("fim-eval"),
         code_revision=code_revision(),
         python=sys.version.split()[0],
         platform=platform.platform(),
@@ -408,14 +405,6 @@ def _manifest(
         timeouts=request.timeouts,
         api_key_env=request.api_key_env if request.api_key else None,
     )
-
-
-def sha256_of(rows: Iterable[dict[str, object]]) -> str:
-    """Sha256 of rows as compact JSON lines."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(orjson.dumps(row) + b"\n")
-    return digest.hexdigest()
 
 
 def code_revision() -> str | None:

@@ -15,7 +15,8 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from fim_eval.records import InfillTask, Kind, Problem
+from fim_eval.records import InfillTask, Problem
+from fim_eval.words import Kind
 
 
 def single_line_tasks(problem: Problem) -> Iterator[InfillTask]:

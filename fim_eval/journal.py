@@ -12,8 +12,9 @@ one torn line, at the end; it is cut off on the next opening and its prompt aske
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,16 +24,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.records import (
-    PERMANENT_FAILURES,
     Completion,
     Generation,
     InfillTask,
     Prompt,
+    Record,
     RequestFailure,
     RunIdentity,
     RunManifest,
     Segment,
 )
+from fim_eval.words import PERMANENT_FAILURES
 
 MANIFEST = "manifest.json"
 TASKS = "tasks.jsonl"
@@ -50,6 +52,11 @@ _GENERATION: TypeAdapter[Completion | RequestFailure] = TypeAdapter(Generation)
 def key_of(record: Prompt | Completion | RequestFailure) -> Key:
     """What is asked, or answered."""
     return record.task_id, record.strategy, record.sample_index
+
+
+def json_lines(records: Iterable[Record]) -> bytes:
+    """Records as they stand in files: one compact JSON object a line."""
+    return b"".join(orjson.dumps(record.model_dump()) + b"\n" for record in records)
 
 
 class RunDirectory:
@@ -79,8 +86,12 @@ class RunDirectory:
                 f"{self.path}: is in use by another run ({owner or 'owner unknown'}); wait for it, "
                 "or choose another --out"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._lock)
+            raise _cannot_write(self.path / LOCK, error) from error
         self._generations: int | None = None
         return self
 
@@ -118,16 +129,16 @@ class RunDirectory:
                 f"{self.path}: holds {', '.join(strangers)} but no {MANIFEST}, so nobody can tell "
                 "which run they are of; choose another --out"
             )
-        lines = b"".join(orjson.dumps(task.model_dump()) + b"\n" for task in tasks)
-        self._create(TASKS, lines)
+        self._create(TASKS, json_lines(tasks))
         self._create(MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
 
     def begin_segment(self, segment: Segment) -> None:
         """Note that a session of asking begins."""
-        line = orjson.dumps(segment.model_dump()) + b"\n"
         descriptor = self._open_to_append(SEGMENTS)
-        os.write(descriptor, line)
-        os.close(descriptor)
+        try:
+            _write_line(descriptor, json_lines([segment]), self.path / SEGMENTS)
+        finally:
+            os.close(descriptor)
 
     def append(self, generation: Completion | RequestFailure) -> None:
         """Write one outcome. When this returns, a kill of the process cannot lose it.
@@ -137,16 +148,7 @@ class RunDirectory:
         """
         if self._generations is None:
             self._generations = self._open_to_append(GENERATIONS)
-        line = orjson.dumps(generation.model_dump()) + b"\n"
-        try:
-            written = os.write(self._generations, line)
-        except OSError as error:
-            raise _cannot_write(self.path / GENERATIONS, error) from error
-        if written != len(line):
-            raise RunDirectoryError(
-                f"{self.path / GENERATIONS}: only {written} of {len(line)} bytes were written; is "
-                "the disk full? Make room and run the same command again: it resumes"
-            )
+        _write_line(self._generations, json_lines([generation]), self.path / GENERATIONS)
 
     def _open_to_append(self, name: str) -> int:
         """A descriptor for appending, after cutting off a torn last line."""
@@ -167,6 +169,25 @@ class RunDirectory:
             unfinished.rename(self.path / name)
         except OSError as error:
             raise _cannot_write(self.path / name, error) from error
+
+
+def _write_line(descriptor: int, line: bytes, path: Path) -> None:
+    """Write a whole line with one call, or nothing.
+
+    Raises:
+        RunDirectoryError: the disk is full or gone.
+    """
+    try:
+        written = os.write(descriptor, line)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if written != len(line):
+        # Nothing may be appended behind half a line.
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise RunDirectoryError(
+            f"{path}: only {written} of {len(line)} bytes could be written; is the disk full? "
+            "Make room and run the same command again: it resumes"
+        )
 
 
 def has_manifest(path: Path) -> bool:
@@ -197,11 +218,23 @@ def read_manifest(path: Path) -> RunManifest:
 
 
 def read_tasks(path: Path) -> list[InfillTask]:
-    """The tasks of the run directory at `path`, in order."""
-    return [
-        _validated(TypeAdapter(InfillTask), line, path / TASKS, number)
-        for number, line in _whole_lines(path / TASKS)
-    ]
+    """The tasks of the run directory at `path`, in order.
+
+    Raises:
+        RunDirectoryError: they are not those that the manifest was written for.
+    """
+    try:
+        content = (path / TASKS).read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{path / TASKS}: cannot be read ({error.strerror})") from error
+    identity = read_manifest(path).identity
+    if hashlib.sha256(content).hexdigest() != identity.tasks_sha256:
+        raise RunDirectoryError(
+            f"{path / TASKS}: is not the file of {identity.tasks} tasks that this run was made "
+            "with; without it nothing can be scored. Restore it, or choose another --out"
+        )
+    adapter = TypeAdapter(InfillTask)
+    return [adapter.validate_json(line) for line in content.splitlines()]
 
 
 def read_segments(path: Path) -> list[Segment]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from fim_eval.records import Policy, Prompt
+from fim_eval.records import Prompt
+from fim_eval.words import Policy
 
 POLICIES: tuple[Policy, ...] = ("raw", "reference-lines")
 

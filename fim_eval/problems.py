@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fim_eval.errors import DatasetError
 from fim_eval.infill import parse
-from fim_eval.records import DatasetFacts, Problem, Split
+from fim_eval.records import DatasetFacts, Problem
+from fim_eval.words import Split
 
 HUB_REPOSITORY = "google-research-datasets/mbpp"
 HUB_REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
@@ -220,7 +221,12 @@ def _hub_rows(
     repository: str, config: str, notice: Callable[[str], None]
 ) -> tuple[Iterable[tuple[str, Row]], str, str, None]:
     """Rows of a repository through `datasets`, split by split, ordered by task number."""
-    is_folder = Path(repository).is_dir()
+    is_folder = repository != HUB_REPOSITORY
+    if not is_folder and Path(repository).exists():
+        raise DatasetError(
+            f"{repository}: a folder of this name in the working directory hides the repository "
+            f"on the hub; change to another, or mean the folder: --problems ./{repository}"
+        )
     revision = None if is_folder else HUB_REVISION
     source = f"{repository} {config}"
     if revision:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Protocol, assert_never
 
 from fim_eval.errors import StrategyRefusedError
-from fim_eval.records import Context, InfillFormat, InfillTask, Kind, ModelCard, Prompt, Strategy
+from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt
+from fim_eval.words import Context, Kind, Strategy
 
 LEFT_TO_RIGHT_STOPS = ("\nclass ", "\ndef ", "\n# ", "\nif")
 """Where a left-to-right completion has left the function: InCoder's `infill_evaluation.py`."""

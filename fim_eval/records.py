@@ -10,30 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Split = Literal["prompt", "test", "validation", "train"]
-Kind = Literal["single-line"]
-Strategy = Literal["fim-psm", "fim-spm", "lr"]
-Context = Literal["none", "text"]
-Policy = Literal["raw", "reference-lines"]
-Infills = Literal["yes", "no", "disputed", "unknown"]
-
-FailureReason = Literal[
-    "timeout",
-    "connection",
-    "overloaded",
-    "server-error",
-    "malformed-response",
-    "error-in-body",
-    "aborted",
-    "wrong-model",
-    "prompt-altered",
-    "bad-request",
-    "prompt-too-long",
-]
-PERMANENT_FAILURES: frozenset[FailureReason] = frozenset(
-    {"bad-request", "prompt-too-long", "prompt-altered"}
-)
-"""Asking again gives the same answer: not retried, not asked again on resume. Still counted."""
+from fim_eval.words import Context, FailureReason, Infills, Kind, Split, Strategy
 
 
 class Record(BaseModel):

@@ -40,13 +40,15 @@ def known_servers(folder: Path) -> list[KnownServer]:
     """
     servers = []
     for path in sorted(folder.glob("*.yaml")):
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
             names = config["served-model-name"]
             port = int(config["port"])
-        except (KeyError, TypeError, ValueError) as error:
+            model = names if isinstance(names, str) else names[0]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EndpointError(f"{path}: names no port or no served-model-name") from error
-        model = names if isinstance(names, str) else names[0]
+        except (OSError, yaml.YAMLError) as error:
+            raise EndpointError(f"{path}: is no readable YAML file ({error})") from error
         servers.append(
             KnownServer(config=path.stem, base_url=f"http://127.0.0.1:{port}/v1", model=model)
         )
@@ -64,7 +66,7 @@ async def list_models(http: httpx.AsyncClient) -> Listing:
     url = str(http.base_url)
     try:
         response = await http.get("models", timeout=10.0)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         how = "does not answer in time" if is_timeout(error) else "nothing answers"
         raise EndpointError(
             f"{url}: {how} ({error}); is the server running, and is this the full base URL, "
@@ -77,14 +79,17 @@ async def list_models(http: httpx.AsyncClient) -> Listing:
         )
     try:
         rows = orjson.loads(response.content)["data"]
-        roots = {row["id"]: row.get("root") for row in rows}
-        lengths = {row["id"]: row.get("max_model_len") for row in rows}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        listing = Listing(
+            roots={row["id"]: row.get("root") for row in rows},
+            max_model_lens={row["id"]: row.get("max_model_len") for row in rows},
+            version=await _version(http),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EndpointError(
             f"{url}models: HTTP {response.status_code}, no list of models "
             f"({error_message(response)[:200]}); is this the full base URL, with /v1 at its end?"
         ) from error
-    return Listing(roots=roots, max_model_lens=lengths, version=await _version(http))
+    return listing
 
 
 async def _version(http: httpx.AsyncClient) -> str | None:
@@ -93,6 +98,6 @@ async def _version(http: httpx.AsyncClient) -> str | None:
     try:
         response = await http.get(f"{base}/version", timeout=10.0)
         version = orjson.loads(response.content)["version"] if response.status_code == 200 else None
-    except (httpx.TransportError, orjson.JSONDecodeError, KeyError, TypeError):
+    except (httpx.RequestError, ValueError, KeyError, TypeError):
         return None
     return version if isinstance(version, str) else None

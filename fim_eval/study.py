@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fim_eval.errors import EndpointError
 from fim_eval.formats import card_of
-from fim_eval.records import ModelCard, Strategy, Timeouts
+from fim_eval.records import ModelCard, Timeouts
 from fim_eval.server import KnownServer, known_servers, list_models
 from fim_eval.transport import open_http
+from fim_eval.words import Strategy
 
 
 async def answering_servers(folder: Path) -> list[KnownServer]:

@@ -7,16 +7,17 @@ with where the tasks came from; a run copies it into its manifest if it still fi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import orjson
 from pydantic import ValidationError
 
 from fim_eval.errors import DatasetError
 from fim_eval.infill import single_line_tasks
+from fim_eval.journal import json_lines
 from fim_eval.problems import load_problems
-from fim_eval.records import InfillTask, Kind, TaskFacts
+from fim_eval.records import InfillTask, TaskFacts
+from fim_eval.words import Kind
 
 
 def build_tasks(
@@ -44,14 +45,9 @@ def build_tasks(
         kind=kind,
         tasks=len(tasks),
         problems_without_holes=tuple(without),
-        tasks_sha256=hashlib.sha256(task_lines(tasks)).hexdigest(),
+        tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
     )
     return tasks, facts
-
-
-def task_lines(tasks: Sequence[InfillTask]) -> bytes:
-    """The tasks as JSON lines."""
-    return b"".join(orjson.dumps(task.model_dump()) + b"\n" for task in tasks)
 
 
 def facts_path(tasks_path: Path) -> Path:

@@ -82,7 +82,17 @@ class Tokenizer:
         return ids[2:]
 
     def decode_infill(self, ids: Sequence[int]) -> str:
-        """Text of ids that continue a sequence; a real leading space stays."""
+        """Text of ids that continue a sequence; a real leading space stays.
+
+        Raises:
+            TokenizerError: an id is not this tokenizer's.
+        """
+        if ids and not 0 <= max(ids) < len(self._pieces):
+            raise TokenizerError(
+                f"{self.source}: the server answered with id {max(ids)}, but this tokenizer has "
+                f"{len(self._pieces)} pieces; --tokenizer or --card names another model than the "
+                "server's"
+            )
         text: str = self._pieces.decode([self._anchor_id, *ids])
         return text[1:]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 from urllib.parse import urlsplit
 
+import aiohttp
 import httpx
 import orjson
+from httpx_aiohttp import AiohttpTransport
 
 from fim_eval.errors import EndpointError
 from fim_eval.records import Timeouts
@@ -21,8 +23,13 @@ def check_base_url(base_url: str) -> str:
     Raises:
         EndpointError: it is none, or holds a password or a query, which would end up in files.
     """
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        httpx.URL(base_url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except (ValueError, httpx.InvalidURL):
+        is_url = False
+    if not is_url:
         raise EndpointError(
             f"--endpoint {base_url}: is no base URL; it looks like "
             "http://127.0.0.1:8007/v1 or https://cluster.example/some/prefix/v1"
@@ -46,9 +53,6 @@ def open_http(
         concurrency: connections kept at most.
         timeouts: per request and connection, in seconds.
     """
-    # Imported here: 0.2 s that no other command needs.
-    from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
-
     # Servers close idle connections after 5 s: keeping them shorter avoids the race.
     limits = httpx.Limits(
         max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
@@ -57,8 +61,19 @@ def open_http(
         base_url=base_url.rstrip("/") + "/",
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         timeout=httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),
-        transport=AiohttpTransport(verify=ssl.create_default_context(), limits=limits),
+        transport=_Transport(verify=ssl.create_default_context(), limits=limits),
     )
+
+
+class _Transport(AiohttpTransport):
+    """aiohttp under httpx's API, with the one error mapped that the original lets through."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; an answer that is no HTTP is a protocol error, not a crash."""
+        try:
+            return await super().handle_async_request(request)
+        except aiohttp.ClientResponseError as error:
+            raise httpx.RemoteProtocolError(error.message, request=request) from error
 
 
 def error_message(response: httpx.Response) -> str:
@@ -77,7 +92,7 @@ def error_message(response: httpx.Response) -> str:
     return (message.replace(key, "[API key]") if key else message)[:LONGEST_DETAIL]
 
 
-def is_timeout(error: httpx.TransportError) -> bool:
+def is_timeout(error: httpx.RequestError) -> bool:
     """Whether time ran out, rather than the connection failing.
 
     The aiohttp transport tells a connection closed by the server as a ConnectTimeout: its cause

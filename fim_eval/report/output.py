@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import has_manifest
+from fim_eval.terminal import printable
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -68,8 +69,8 @@ def show(summary: pl.DataFrame) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     before = ""
     for row in summary.iter_rows(named=True):
-        # A server chooses its model's name: shown as text, never as markup.
-        names = f"{row['model']}, {row['strategy']}, {row['kind']}"
+        # A server chooses its model's name: neither markup nor control codes pass.
+        names = printable(f"{row['model']}, {row['strategy']}, {row['kind']}")
         if names != before:
             table.add_row(Text(names, "bold"))
         before = names

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fim_eval.cli import main
+from fim_eval.journal import json_lines
 from fim_eval.records import InfillTask
-from fim_eval.suite import task_lines
 
 COMMAND = str(Path(sys.executable).with_name("fim-eval"))
 """The command as installed beside the interpreter that runs the tests."""
@@ -120,7 +120,7 @@ def made_tasks(count: int) -> list[InfillTask]:
 
 def write_tasks(path: Path, tasks: Iterable[InfillTask]) -> Path:
     """A task file without facts beside it."""
-    path.write_bytes(task_lines(list(tasks)))
+    path.write_bytes(json_lines(list(tasks)))
     return path
 
 

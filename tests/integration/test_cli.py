@@ -458,7 +458,7 @@ class TestStartingUp:
             check=True,
         )
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-        assert "fim_eval.records" in imported
+        assert "fim_eval.words" in imported
         heavy = {"polars", "datasets", "httpx", "torch", "sentencepiece", "aiohttp", "asyncio"}
         assert imported.isdisjoint(heavy)
 

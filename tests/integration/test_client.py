@@ -13,15 +13,9 @@ import pytest
 
 from fim_eval.client import Client, retry_after_s
 from fim_eval.errors import EndpointError
-from fim_eval.records import (
-    Completion,
-    FailureReason,
-    Prompt,
-    RequestFailure,
-    Sampling,
-    Timeouts,
-)
+from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
 from fim_eval.transport import open_http
+from fim_eval.words import FailureReason
 from tests.integration.fake_server import RawServer, read_request
 
 KEY = "sk-not-a-real-key-0123456789"

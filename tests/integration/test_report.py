@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from rich.console import Console
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.formats import card_of
-from fim_eval.records import InfillTask, Strategy
+from fim_eval.journal import json_lines
+from fim_eval.records import InfillTask
 from fim_eval.report import find_runs, score_run, show, store, summarise
+from fim_eval.words import Strategy
 from tests.integration import InProcess
 
 MS = 1_000_000
@@ -59,7 +62,7 @@ def make_run(
         "platform": "Linux",
         "packages": {},
         "identity": {
-            "tasks_sha256": "1" * 64,
+            "tasks_sha256": hashlib.sha256(json_lines(tasks)).hexdigest(),
             "tasks": len(tasks),
             "model": model,
             "model_id": found.model_id if found else None,

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fim_eval.postprocess import POLICIES, continuation, filled_middle
-from fim_eval.records import Policy, Prompt
+from fim_eval.records import Prompt
+from fim_eval.words import Policy
 
 lines = st.text(alphabet="ab \t\f\r\u2028\x85é\n", max_size=20)
 """Short texts, rich in what some would take for line ends."""

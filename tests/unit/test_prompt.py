@@ -19,8 +19,9 @@ from fim_eval.prompt import (
     module_docstring,
     shown_prefix,
 )
-from fim_eval.records import Context, InfillTask, ModelCard, Prompt, Strategy
+from fim_eval.records import InfillTask, ModelCard, Prompt
 from fim_eval.tokenizer import Tokenizer
+from fim_eval.words import Context, Strategy
 from tests.data_paths import (
     FULL,
     code_llama_tokenizer,

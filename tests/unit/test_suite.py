@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fim_eval.errors import DatasetError
+from fim_eval.journal import json_lines
 from fim_eval.records import InfillTask, TaskFacts
-from fim_eval.suite import build_tasks, facts_path, read_facts, read_tasks, task_lines
+from fim_eval.suite import build_tasks, facts_path, read_facts, read_tasks
 from tests.data_paths import quiet
 
 
@@ -50,19 +51,19 @@ def test_the_facts_say_how_many_tasks_there_are_and_which_problems_gave_none(
     assert facts.problems_without_holes == ("T/1",)
     assert facts.dataset.problems == 3
     assert facts.dataset.source == str(problems)
-    assert facts.tasks_sha256 == hashlib.sha256(task_lines(tasks)).hexdigest()
+    assert facts.tasks_sha256 == hashlib.sha256(json_lines(tasks)).hexdigest()
 
 
 def test_tasks_come_back_from_their_file_as_they_were(problems: Path) -> None:
     tasks, _ = built(problems)
-    content = task_lines(tasks)
+    content = json_lines(tasks)
     assert content.count(b"\n") == len(tasks)
     assert read_tasks(content, "tasks.jsonl") == tasks
 
 
 def test_blank_lines_and_a_missing_last_newline_do_not_matter(problems: Path) -> None:
     tasks, _ = built(problems)
-    content = b"\n" + task_lines(tasks).replace(b"\n", b"\r\n\n").rstrip()
+    content = b"\n" + json_lines(tasks).replace(b"\n", b"\r\n\n").rstrip()
     assert read_tasks(content, "tasks.jsonl") == tasks
 
 
@@ -76,11 +77,11 @@ def test_facts_come_back_for_the_file_they_were_written_with(
     tasks, facts = built(problems)
     path = tmp_path / "tasks.jsonl"
     facts_path(path).write_text(facts.model_dump_json(indent=2), encoding="utf-8")
-    assert read_facts(path, task_lines(tasks)) == facts
+    assert read_facts(path, json_lines(tasks)) == facts
 
 
 def test_a_file_without_facts_has_none(problems: Path, tmp_path: Path) -> None:
-    assert read_facts(tmp_path / "tasks.jsonl", task_lines(built(problems)[0])) is None
+    assert read_facts(tmp_path / "tasks.jsonl", json_lines(built(problems)[0])) is None
 
 
 def test_a_file_that_was_changed_after_its_facts_is_refused(problems: Path, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_file_that_was_changed_after_its_facts_is_refused(problems: Path, tmp_
     path = tmp_path / "tasks.jsonl"
     facts_path(path).write_text(facts.model_dump_json(), encoding="utf-8")
     with pytest.raises(DatasetError) as refusal:
-        read_facts(path, task_lines(tasks[:-1]))
+        read_facts(path, json_lines(tasks[:-1]))
     message = str(refusal.value)
     assert message.startswith(f"{path}: was changed since tasks.jsonl.facts.json was written")
     assert "write the tasks again" in message
@@ -99,14 +100,14 @@ def test_facts_that_are_none_are_refused(problems: Path, tmp_path: Path, content
     path = tmp_path / "tasks.jsonl"
     facts_path(path).write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError) as refusal:
-        read_facts(path, task_lines(built(problems)[0]))
+        read_facts(path, json_lines(built(problems)[0]))
     assert str(refusal.value).startswith(f"{facts_path(path)}: cannot be understood")
 
 
 def test_a_task_that_stands_twice_is_refused(problems: Path) -> None:
     first, second, _ = built(problems)[0]
     with pytest.raises(DatasetError) as refusal:
-        read_tasks(task_lines([first, second, first]), "tasks.jsonl")
+        read_tasks(json_lines([first, second, first]), "tasks.jsonl")
     assert str(refusal.value) == "tasks.jsonl:3: T/0/single-line/L1 stands already in line 1"
 
 
@@ -120,7 +121,7 @@ def test_a_task_that_stands_twice_is_refused(problems: Path) -> None:
     ],
 )
 def test_a_bad_line_is_named_by_file_and_line(problems: Path, line: bytes, what: str) -> None:
-    content = task_lines(built(problems)[0]) + line + b"\n"
+    content = json_lines(built(problems)[0]) + line + b"\n"
     with pytest.raises(DatasetError) as refusal:
         read_tasks(content, "tasks.jsonl")
     message = str(refusal.value)
@@ -130,7 +131,7 @@ def test_a_bad_line_is_named_by_file_and_line(problems: Path, line: bytes, what:
 
 
 def test_blank_lines_count_as_lines(problems: Path) -> None:
-    content = b"\n" + task_lines(built(problems)[0]) + b"\n{}\n"
+    content = b"\n" + json_lines(built(problems)[0]) + b"\n{}\n"
     with pytest.raises(DatasetError, match=r"^tasks\.jsonl:6: is no task"):
         read_tasks(content, "tasks.jsonl")
 
@@ -144,7 +145,7 @@ def test_blank_lines_count_as_lines(problems: Path) -> None:
     ],
 )
 def test_a_bad_column_is_named(problems: Path, column: str, value: object, what: str) -> None:
-    row = json.loads(task_lines(built(problems)[0][:1])) | {column: value}
+    row = json.loads(json_lines(built(problems)[0][:1])) | {column: value}
     with pytest.raises(DatasetError) as refusal:
         read_tasks(json.dumps(row).encode(), "tasks.jsonl")
     assert str(refusal.value).startswith(f"tasks.jsonl:1: is no task ({what}")
