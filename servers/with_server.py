@@ -22,6 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 START_LIMIT_S = 900
@@ -64,7 +65,7 @@ def running(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             env={**os.environ, **(environment or {})},
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  we have no threads
+            preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509  we have no threads
         )
     try:
         yield wait_until_ready(server, port, log)
@@ -153,7 +154,11 @@ def run(command: Sequence[str], environment: dict[str, str]) -> int:
 
     Ctrl-C at a terminal reaches the command itself: it has `INTERRUPT_LIMIT_S` to end its own way.
     """
-    child = subprocess.Popen(command, env={**os.environ, **environment})
+    child = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509  we have no threads
+    )
     try:
         try:
             return child.wait()
@@ -165,9 +170,14 @@ def run(command: Sequence[str], environment: dict[str, str]) -> int:
             child.wait()
 
 
-def _die_with_parent() -> None:
-    """In the server, before it starts: be told to end if we are killed without a chance to."""
+def _die_with(parent: int) -> None:
+    """In a child, before it starts: be told to end when we end, even if killed without a chance to.
+
+    It also covers a signal that comes between the start of a child and the `try` around it.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)  # We ended before the request was made.
 
 
 def _get(url: str, timeout_s: float, body: bytes | None = None) -> bytes:
