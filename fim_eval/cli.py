@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 
+FAILED = 1
 UNRESOLVED = 3
 INTERRUPTED = 130
 DEFAULT_KEY_ENV = "FIM_EVAL_API_KEY"
@@ -127,18 +128,18 @@ def prompts(
     """Build prompts without asking anyone: each task's line, and what would be sent."""
     import orjson
 
-    from fim_eval.generate import prepare
+    from fim_eval.generate import Recipe, prepare
 
     found, _ = read_suite(tasks_file)
-    prepared = prepare(
-        found,
+    recipe = Recipe(
         model=model,
         strategy=strategy,
-        context=context,
         card=card,
+        context=context,
         tokenizer=tokenizer,
         max_tokens=max_tokens,
     )
+    prepared = prepare(found, recipe)
     rows = (
         orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
         for task, prompt in zip(found, prepared.prompts, strict=True)
@@ -172,22 +173,24 @@ def run(
     ] = None,
 ) -> None:
     """Ask one model every task in one way; resumes what is unfinished."""
-    from fim_eval.generate import Request
+    from fim_eval.generate import Recipe, Request
 
     found, facts = read_suite(tasks_file)
     result = ask(
         Request(
             tasks=found,
             task_facts=facts,
+            recipe=Recipe(
+                model=model,
+                strategy=strategy,
+                card=card,
+                context=context,
+                tokenizer=tokenizer,
+                max_tokens=max_tokens,
+            ),
             endpoint=endpoint,
-            model=model,
-            strategy=strategy,
             out=out,
-            card=card,
-            context=context,
-            tokenizer=tokenizer,
             limit=limit,
-            max_tokens=max_tokens,
             concurrency=concurrency,
             api_key_env=api_key_env,
             api_key=api_key(api_key_env),
@@ -247,7 +250,7 @@ def eval_(
 ) -> None:
     """Ask every model that answers every task, and print one table over all of them."""
     from fim_eval.formats import card_of
-    from fim_eval.generate import Request
+    from fim_eval.generate import Recipe, Request, prepare
     from fim_eval.study import answering_servers, in_order, run_path, strategies_for
     from fim_eval.suite import build_tasks
 
@@ -260,37 +263,51 @@ def eval_(
         targets = [(server.base_url, server.model) for server in answering]
         say("answering: " + ", ".join(f"{name} at {url}" for url, name in targets))
     found, facts = build_tasks(problems, split, kind, say)
-    results = []
+    requests = []
     for url, name in targets:
         known = card_of(card or name)
-        chosen = named_strategies(strategies) or strategies_for(known)
         if not strategies and known is not None and known.infills == "disputed":
             say(
                 f"{name}: asked left to right only; {known.source}. "
                 "--strategies lr,fim-psm asks it all the same"
             )
-        for each in chosen:
-            say(f"{name}, {each}: {len(found[:limit])} tasks")
-            request = Request(
+        requests += [
+            Request(
                 tasks=found,
                 task_facts=facts,
+                recipe=Recipe(
+                    model=name,
+                    strategy=strategy,
+                    card=card,
+                    context=context,
+                    tokenizer=tokenizer,
+                    max_tokens=max_tokens,
+                ),
                 endpoint=url,
-                model=name,
-                strategy=each,
-                out=run_path(out, name, each),
-                card=card,
-                context=context,
-                tokenizer=tokenizer,
+                out=run_path(out, name, strategy),
                 limit=limit,
-                max_tokens=max_tokens,
                 concurrency=concurrency,
                 api_key_env=api_key_env,
                 api_key=api_key(api_key_env),
                 server_log=server_log,
             )
-            results.append(ask(request))
-    tell([result.out for result in results], out, as_json=False)
-    raise typer.Exit(UNRESOLVED if any(result.unresolved for result in results) else 0)
+            for strategy in named_strategies(strategies) or strategies_for(known)
+        ]
+    # What can be refused is refused before the first model is asked, not after hours of another.
+    for request in requests:
+        prepare(found[:1], request.recipe)
+    unresolved = failed = 0
+    for request in requests:
+        say(f"{request.recipe.model}, {request.recipe.strategy}: {len(found[:limit])} tasks")
+        try:
+            unresolved += ask(request).unresolved
+        except FimEvalError as error:
+            # One server's end is not the others': what stands is still asked, told and stored.
+            say(f"fim-eval: {error}")
+            failed += 1
+    if failed < len(requests):
+        tell([out], out, as_json=False)
+    raise typer.Exit(FAILED if failed else UNRESOLVED if unresolved else 0)
 
 
 @app.command()
@@ -371,9 +388,12 @@ def tell(paths: Sequence[Path], folder: Path, *, as_json: bool) -> None:
     import polars as pl
     from rich.console import Console
 
+    from fim_eval.journal import read_manifest
     from fim_eval.report import find_runs, score_run, show, store, summarise
 
     runs = find_runs(paths)
+    if len({read_manifest(path).identity.tasks_sha256 for path in runs}) > 1:
+        say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
     summary = summarise(pl.concat([score_run(path) for path in runs]))
     stored = store(summary, folder)
     if as_json:
@@ -500,4 +520,4 @@ def main() -> None:
         app()
     except FimEvalError as error:
         say(f"fim-eval: {error}")
-        sys.exit(1)
+        sys.exit(FAILED)

@@ -21,7 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fim_eval.client import Client
-from fim_eval.errors import EndpointError, ServerChangedError
+from fim_eval.errors import (
+    EndpointError,
+    ServerChangedError,
+    StrategyRefusedError,
+    TokenizerError,
+)
 from fim_eval.formats import card_of
 from fim_eval.journal import (
     RunDirectory,
@@ -61,24 +66,34 @@ PACKAGES = ("httpx", "httpx-aiohttp", "aiohttp", "sentencepiece", "rapidfuzz", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asks for: one model, one strategy, one directory."""
+class Recipe:
+    """How tasks become prompts for one model."""
 
-    tasks: Sequence[InfillTask]
-    task_facts: TaskFacts | None
-    endpoint: str
     model: str
+    """The name the server gives it."""
+
     strategy: Strategy
-    out: Path
     card: str | None = None
     """Name of the model card if it is not the served name."""
 
     context: Context = "text"
     tokenizer: str | None = None
-    limit: int | None = None
+    """Folder or repository; None: the model's own where ids are needed, else the server's."""
+
     max_tokens: int | None = None
     """None: the default of each kind of hole."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for: one model, one strategy, one directory."""
+
+    tasks: Sequence[InfillTask]
+    task_facts: TaskFacts | None
+    recipe: Recipe
+    endpoint: str
+    out: Path
+    limit: int | None = None
     concurrency: int = 64
     sampling: Sampling = field(default_factory=Sampling)
     timeouts: Timeouts = field(default_factory=Timeouts)
@@ -116,46 +131,59 @@ class Prepared:
     tokenizer: Tokenizer | None
 
 
-def prepare(
-    tasks: Iterable[InfillTask],
-    *,
-    model: str,
-    strategy: Strategy,
-    context: Context,
-    card: str | None,
-    tokenizer: str | None,
-    max_tokens: int | None,
-) -> Prepared:
+def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
     """Build every prompt of a run; contacts nobody but the hub, for a tokenizer it must fetch.
 
     Raises:
         StrategyRefusedError: the model cannot be asked this way.
         TokenizerError: its tokenizer is missing or not the model's.
     """
-    found = card_of(card or model)
-    if card is not None and found is None:
-        raise EndpointError(f"--card {card}: is not in the table of models (fim_eval/formats.py)")
-    if strategy != "lr":
-        infill_format(model, found, strategy)
-    source = tokenizer or (found.model_id if found is not None and strategy != "lr" else None)
-    encoder = None
-    if source is not None:
-        encoder = Tokenizer(tokenizer_path(source, found.revision if found else None))
-        if found is not None:
-            encoder.check(found)
+    card = model_card(recipe)
+    encoder = encoder_for(recipe, card)
     prompts = [
         build_prompt(
             task,
-            strategy,
-            context=context,
-            max_tokens=max_tokens or MAX_TOKENS[task.kind],
-            model=model,
-            card=found,
+            recipe.strategy,
+            context=recipe.context,
+            max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind],
+            model=recipe.model,
+            card=card,
             encoder=encoder,
         )
         for task in tasks
     ]
-    return Prepared(prompts, found, encoder)
+    return Prepared(prompts, card, encoder)
+
+
+def model_card(recipe: Recipe) -> ModelCard | None:
+    """The card of the recipe's model; None if it is not in our table and none is named."""
+    card = card_of(recipe.card or recipe.model)
+    if recipe.card is not None and card is None:
+        raise StrategyRefusedError(
+            f"--card {recipe.card}: is not in the table of models (fim_eval/formats.py)"
+        )
+    return card
+
+
+def encoder_for(recipe: Recipe, card: ModelCard | None) -> Tokenizer | None:
+    """The tokenizer that the recipe needs or names; None where the server tokenises."""
+    if recipe.strategy != "lr":
+        infill_format(recipe.model, card, recipe.strategy)
+    if card is None or card.bos_id is None:
+        if recipe.tokenizer is not None:
+            raise TokenizerError(
+                f"--tokenizer {recipe.tokenizer}: nothing is known of how {recipe.model} begins a "
+                "sequence, so its prompts are sent as text; leave --tokenizer out, or name the "
+                "model it is with --card"
+            )
+        return None
+    if recipe.tokenizer is None and recipe.strategy == "lr":
+        return None
+    source = recipe.tokenizer or card.model_id
+    owner = card_of(source)
+    encoder = Tokenizer(tokenizer_path(source, owner.revision if owner else None))
+    encoder.check(card)
+    return encoder
 
 
 async def run(
@@ -173,15 +201,7 @@ async def run(
     """
     base_url = check_base_url(request.endpoint)
     tasks = list(request.tasks[: request.limit])
-    prepared = prepare(
-        tasks,
-        model=request.model,
-        strategy=request.strategy,
-        context=request.context,
-        card=request.card,
-        tokenizer=request.tokenizer,
-        max_tokens=request.max_tokens,
-    )
+    prepared = prepare(tasks, request.recipe)
     with RunDirectory(request.out) as directory:
         if has_manifest(request.out):
             # With the stored server in place of today's: what is finished needs no server.
@@ -202,7 +222,7 @@ async def run(
             def client(answers_as: str | None) -> Client:
                 return Client(
                     http,
-                    model=request.model,
+                    model=request.recipe.model,
                     answers_as=answers_as,
                     sampling=request.sampling,
                     timeouts=request.timeouts,
@@ -212,7 +232,7 @@ async def run(
                 )
 
             listing = await list_models(http)
-            server = await identify(base_url, request.model, listing, client(None))
+            server = await identify(base_url, request.recipe.model, listing, client(None))
             directory.claim(_manifest(request, tasks, prepared, server), tasks)
             pending = _pending(request.out, prepared.prompts)
             on_start(len(prepared.prompts), len(pending))
@@ -375,10 +395,10 @@ def _manifest(
     identity = RunIdentity(
         tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
         tasks=len(tasks),
-        model=request.model,
+        model=request.recipe.model,
         model_id=card.model_id if card else None,
-        strategy=request.strategy,
-        context=request.context,
+        strategy=request.recipe.strategy,
+        context=request.recipe.context,
         prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
         prompts_sha256=hashlib.sha256(json_lines(prepared.prompts)).hexdigest(),
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None,

@@ -415,6 +415,64 @@ class TestEval:
         assert (tmp_path / "runs" / "tiny.lr" / "generations.jsonl").exists()
         assert (tmp_path / "runs" / "summary.parquet").exists()
 
+    def test_one_model_s_end_does_not_end_the_others(self, tmp_path: Path) -> None:
+        with FakeServer(model="one") as ends, FakeServer(model="two") as stays:
+            ends.answer = lambda _: refusal(404, "gone")
+            servers = self.configure(tmp_path, one=ends.port, two=stays.port)
+            done = fim_eval(
+                "eval", "--problems", "starter", "--split", "all", "--limit", "5",
+                "--servers", servers, "--out", "runs", cwd=tmp_path,
+            )  # fmt: skip
+        assert done.returncode == 1
+        assert (
+            f"fim-eval: {ends.endpoint}/completions: HTTP 404 for model 'one' (gone)" in done.stderr
+        )
+        assert "two, lr, single-line" in done.stdout
+        assert "5/5" in done.stdout
+
+    def test_one_table_over_the_models_of_two_sessions(self, tmp_path: Path) -> None:
+        """On a machine with one GPU, models are served one after the other."""
+        for model, problems in (("one", "starter"), ("two", "starter")):
+            with FakeServer(model=model) as server:
+                done = fim_eval(
+                    "eval", "--problems", problems, "--split", "all", "--limit", "5", "--out",
+                    "runs", "--endpoint", server.endpoint, "--model", model, cwd=tmp_path,
+                )  # fmt: skip
+                assert done.returncode == 0, done.stderr
+        assert "one, lr, single-line" in done.stdout
+        assert "two, lr, single-line" in done.stdout
+        assert "different tasks" not in done.stderr
+        with FakeServer(model="three") as server:
+            done = fim_eval(
+                "eval", "--problems", "starter", "--split", "all", "--limit", "4", "--out", "runs",
+                "--endpoint", server.endpoint, "--model", "three", cwd=tmp_path,
+            )  # fmt: skip
+        assert "these runs hold different tasks" in done.stderr
+
+    def test_refuses_before_it_asks_the_first_model(
+        self, in_process: InProcess, server: FakeServer
+    ) -> None:
+        before = server.calls
+        done = in_process(
+            "eval", "--problems", "starter", "--split", "all", "--endpoint", server.endpoint,
+            "--model", "fake-model", "--strategies", "lr,fim-psm", "--card",
+            "codellama/CodeLlama-34b-hf", "--out", "runs",
+        )  # fmt: skip
+        assert "it was not trained to infill" in one_sentence(done)
+        assert server.calls == before
+        assert files_in(in_process.folder) == {}
+
+    def test_a_tokenizer_that_would_not_be_used_is_refused(
+        self, in_process: InProcess, server: FakeServer
+    ) -> None:
+        before = server.calls
+        done = in_process(
+            "eval", "--problems", "starter", "--split", "all", "--endpoint", server.endpoint,
+            "--model", "fake-model", "--tokenizer", "somewhere", "--out", "runs",
+        )  # fmt: skip
+        assert "leave --tokenizer out, or name the model it is with --card" in one_sentence(done)
+        assert server.calls == before
+
     def test_wants_endpoint_and_model_together(self, in_process: InProcess) -> None:
         done = in_process("eval", "--endpoint", "http://127.0.0.1:8007/v1", "--out", "runs")
         assert "--endpoint and --model belong together" in one_sentence(done)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
-from fim_eval.generate import Outcome, Request, RunResult, ask_all, prepare, run
+from fim_eval.generate import Outcome, Recipe, Request, RunResult, ask_all, prepare, run
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
 from fim_eval.records import Completion, InfillTask, Prompt, RequestFailure, Timeouts
 from tests.integration import (
@@ -29,16 +30,18 @@ from tests.integration import (
 from tests.integration.fake_server import FakeServer, Reply, refusal, right_answer
 
 IMPATIENT = Timeouts(attempts=1)
+RECIPE = {field.name for field in fields(Recipe)}
 
 
 def request(server: FakeServer, out: Path, tasks: Sequence[InfillTask], **changes: Any) -> Request:
     """What a user asks of this server."""
+    recipe: dict[str, Any] = {"model": "fake-model", "strategy": "lr"}
+    recipe |= {name: changes.pop(name) for name in RECIPE & changes.keys()}
     asked: dict[str, Any] = {
         "tasks": tasks,
         "task_facts": None,
+        "recipe": Recipe(**recipe),
         "endpoint": server.endpoint,
-        "model": "fake-model",
-        "strategy": "lr",
         "out": out,
         "concurrency": 8,
     }
@@ -132,10 +135,7 @@ async def test_no_more_than_the_concurrency_wait_for_an_answer() -> None:
             elapsed_ns=0,
         )
 
-    prompts = prepare(
-        made_tasks(50), model="fake-model", strategy="lr", context="text", card=None,
-        tokenizer=None, max_tokens=None,
-    ).prompts  # fmt: skip
+    prompts = prepare(made_tasks(50), Recipe(model="fake-model", strategy="lr")).prompts
     outcomes: list[Outcome] = []
     await ask_all(
         prompts, complete, outcomes.append, tokenizer=None, fingerprint=None, concurrency=7
