@@ -197,7 +197,7 @@ def run(
             server_log=server_log,
         )
     )
-    tell([out], out, as_json=False)
+    tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved else 0)
 
 
@@ -318,7 +318,9 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder for the table's files; by default the one that was named."
+            "--out",
+            help="Folder for the table's files; by default the one that was named. Each run's own "
+            "table is stored beside its manifest in any case.",
         ),
     ] = None,
     as_json: Annotated[
@@ -326,9 +328,10 @@ def report(
     ] = False,
 ) -> None:
     """Print and store the table of one or more runs; asks nobody."""
-    if out is None and len(paths) > 1:
-        raise RunDirectoryError("several folders: name the one for the common table with --out")
-    tell(paths, out or paths[0], as_json=as_json)
+    from fim_eval.journal import has_manifest
+
+    is_parent = len(paths) == 1 and not has_manifest(paths[0])
+    tell(paths, out or (paths[0] if is_parent else None), as_json=as_json)
 
 
 def named_strategies(names: str | None) -> tuple[Strategy, ...]:
@@ -383,8 +386,8 @@ def ask(request: Request) -> RunResult:
     return result
 
 
-def tell(paths: Sequence[Path], folder: Path, *, as_json: bool) -> None:
-    """Print the table of the runs, and store it in `folder`."""
+def tell(paths: Sequence[Path], folder: Path | None, *, as_json: bool) -> None:
+    """Print the table of the runs; store it in `folder`, and each run's own beside its manifest."""
     import polars as pl
     from rich.console import Console
 
@@ -394,15 +397,25 @@ def tell(paths: Sequence[Path], folder: Path, *, as_json: bool) -> None:
     runs = find_runs(paths)
     if len({read_manifest(path).identity.tasks_sha256 for path in runs}) > 1:
         say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
-    summary = summarise(pl.concat([score_run(path) for path in runs]))
-    stored = store(summary, folder)
+    scores = [score_run(path) for path in runs]
+    summary = summarise(pl.concat(scores))
     if as_json:
         sys.stdout.write(summary.write_json() + "\n")
-        return
-    # A pipe or a log has no width: wide enough for every column.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(show(summary))
-    say(f"stored as {', '.join(map(str, stored))}")
+    else:
+        # A pipe or a log has no width: wide enough for every column.
+        console = Console() if sys.stdout.isatty() else Console(width=140)
+        console.print(show(summary))
+    stored = []
+    for path, own in zip(runs, scores, strict=True):
+        try:
+            store(summarise(own), path)
+            stored.append(path)
+        except RunDirectoryError as error:  # someone else's run can be read all the same
+            say(f"not stored: {error}")
+    if folder is not None:
+        store(summary, folder)
+        stored.append(folder)
+    say(f"stored as summary.parquet, .csv and .json in {', '.join(map(str, stored)) or 'no place'}")
 
 
 def read_suite(path: Path) -> tuple[list[InfillTask], TaskFacts | None]:

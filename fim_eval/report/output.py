@@ -53,7 +53,8 @@ def store(summary: pl.DataFrame, folder: Path) -> list[Path]:
         summary.write_json(paths[2])
     except OSError as error:
         raise RunDirectoryError(
-            f"{folder}: cannot be written ({error.strerror}); name a folder of your own with --out"
+            f"{folder}: cannot be written ({error.strerror or error}); "
+            "name a folder of your own with --out"
         ) from error
     return paths
 

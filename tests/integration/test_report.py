@@ -418,16 +418,28 @@ class TestTheCommand:
         assert "\x1b" not in done.stdout + done.stderr
         assert "\x07" not in done.stdout + done.stderr
 
-    def test_wants_a_place_for_the_table_of_several_folders(self, in_process: InProcess) -> None:
+    def test_prints_one_table_of_several_runs_and_stores_each_run_s_own(
+        self, in_process: InProcess
+    ) -> None:
         right = [{"text": middle} for middle in MIDDLES]
-        make_run(in_process.folder / "a", right)
-        make_run(in_process.folder / "b", right)
+        make_run(in_process.folder / "a", right, model="one")
+        make_run(in_process.folder / "b", right, model="two")
         done = in_process("report", "a", "b")
-        assert done.returncode == 1
-        assert "--out" in done.stderr
-        assert not list(in_process.folder.glob("*/summary.*"))
+        assert done.returncode == 0, done.stderr
+        assert "one, lr" in done.stdout
+        assert "two, lr" in done.stdout
+        own = pl.read_csv(in_process.folder / "a" / "summary.csv")
+        assert set(own["model"]) == {"one"}
         assert in_process("report", "a", "b", "--out", "c").returncode == 0
-        assert (in_process.folder / "c" / "summary.csv").exists()
+        assert set(pl.read_csv(in_process.folder / "c" / "summary.csv")["model"]) == {"one", "two"}
+
+    def test_a_run_that_cannot_be_written_can_be_read(self, in_process: InProcess) -> None:
+        make_run(in_process.folder / "a", [{"text": middle} for middle in MIDDLES], model="one")
+        (in_process.folder / "a" / "summary.csv").mkdir()
+        done = in_process("report", "a")
+        assert done.returncode == 0
+        assert "one, lr" in done.stdout
+        assert "not stored: a: cannot be written" in done.stderr
 
     def test_names_a_folder_without_runs(self, in_process: InProcess) -> None:
         done = in_process("report", "absent")
