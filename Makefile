@@ -41,27 +41,29 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 	$(PYTHON) servers/with_server.py smollm2 --log runs/demo/server.log -- \
 	  $(BIN)/fim-eval eval --problems starter --out runs/demo
 
+evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
+  $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
+  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
+  $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
+  $(call option,--api-key-env,API_KEY_ENV)
+
 .PHONY: eval
 eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all of MBPP's tasks, print one table
-	$(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
-	  $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
-	  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
-	  $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
-	  $(call option,--api-key-env,API_KEY_ENV)
+	$(strip $(evaluate))
 
 serve = servers/serve.sh $(1) $(call option,--tensor-parallel-size,TP) $(call option,--port,PORT) $(EXTRA)
 
 .PHONY: serve-7b serve-13b serve-34b serve-70b serve-smollm2
 serve-7b: $(SERVER_VENV)/ready ## Serve Code Llama 7B on port 8007 (1 GPU)
-	$(call serve,7b)
+	$(strip $(call serve,7b))
 serve-13b: $(SERVER_VENV)/ready ## Serve Code Llama 13B on port 8013 (1 GPU)
-	$(call serve,13b)
+	$(strip $(call serve,13b))
 serve-34b: $(SERVER_VENV)/ready ## Serve Code Llama 34B on port 8034 (2 GPUs)
-	$(call serve,34b)
+	$(strip $(call serve,34b))
 serve-70b: $(SERVER_VENV)/ready ## Serve Code Llama 70B on port 8070 (4 GPUs)
-	$(call serve,70b)
+	$(strip $(call serve,70b))
 serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
-	$(call serve,smollm2)
+	$(strip $(call serve,smollm2))
 
 .PHONY: check
 check: $(VENV)/ready ## Format, lint, types, import contract, unit tests: under a minute, no network

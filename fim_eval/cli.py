@@ -251,7 +251,7 @@ def eval_(
     """Ask every model that answers every task, and print one table over all of them."""
     from fim_eval.formats import card_of
     from fim_eval.generate import Recipe, Request, prepare
-    from fim_eval.study import answering_servers, in_order, run_path, strategies_for
+    from fim_eval.study import answering_servers, run_path, strategies_for
     from fim_eval.suite import build_tasks
 
     if (endpoint is None) != (model is None):
@@ -259,7 +259,7 @@ def eval_(
     if endpoint is not None and model is not None:
         targets = [(endpoint, model)]
     else:
-        answering = in_order(run_async(answering_servers(servers)))
+        answering = run_async(answering_servers(servers))
         targets = [(server.base_url, server.model) for server in answering]
         say("answering: " + ", ".join(f"{name} at {url}" for url, name in targets))
     found, facts = build_tasks(problems, split, kind, say)

@@ -16,19 +16,20 @@ from fim_eval.words import Strategy
 
 
 async def answering_servers(folder: Path) -> list[KnownServer]:
-    """Those of the servers configured in `folder` that answer and list their model.
+    """Those of the servers configured in `folder` that answer and list their model, smallest first.
 
     Raises:
         EndpointError: none does; names each address tried.
     """
-    servers = known_servers(folder)
+    servers = in_order(known_servers(folder))
     faults = await asyncio.gather(*map(_fault, servers))
     answering = [server for server, fault in zip(servers, faults, strict=True) if fault is None]
     if not answering:
         tried = ", ".join(f"{server.config} at {server.base_url}" for server in servers)
+        make = ", ".join(f"`make serve-{server.config}`" for server in servers)
         raise EndpointError(
-            f"no server answers (tried {tried}); start one in another shell with "
-            f"`make serve-{servers[0].config}`, or name yours: "
+            f"no server answers (tried {tried}); start one in another shell ({make}), or name "
+            "yours: "
             "make eval ENDPOINT=https://cluster.example/some/prefix/v1 MODEL=name"
         )
     return answering
