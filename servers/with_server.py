@@ -91,7 +91,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> s
             return model
         if now - told >= TELL_EVERY_S:
             told = now
-            _say(f"starting, {now - started:.0f} s: {_last_lines(log, 1)[-120:]}")
+            _say(f"starting, {now - started:.0f} s: {_last_lines(log, 1)[-55:]}")
         time.sleep(0.5)
 
 
