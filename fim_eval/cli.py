@@ -250,7 +250,7 @@ def eval_(
 ) -> None:
     """Ask every model that answers every task, and print one table over all of them."""
     from fim_eval.formats import card_of
-    from fim_eval.generate import Recipe, Request, prepare
+    from fim_eval.generate import Recipe, Request
     from fim_eval.study import answering_servers, run_path, strategies_for
     from fim_eval.suite import build_tasks
 
@@ -293,21 +293,7 @@ def eval_(
             )
             for strategy in named_strategies(strategies) or strategies_for(known)
         ]
-    # What can be refused is refused before the first model is asked, not after hours of another.
-    for request in requests:
-        prepare(found[:1], request.recipe)
-    unresolved = failed = 0
-    for request in requests:
-        say(f"{request.recipe.model}, {request.recipe.strategy}: {len(found[:limit])} tasks")
-        try:
-            unresolved += ask(request).unresolved
-        except FimEvalError as error:
-            # One server's end is not the others': what stands is still asked, told and stored.
-            say(f"fim-eval: {error}")
-            failed += 1
-    if failed < len(requests):
-        tell([out], out, as_json=False)
-    raise typer.Exit(FAILED if failed else UNRESOLVED if unresolved else 0)
+    raise typer.Exit(ask_each(requests, out))
 
 
 @app.command()
@@ -344,6 +330,30 @@ def named_strategies(names: str | None) -> tuple[Strategy, ...]:
                 f"{name} is none of {', '.join(known)}", param_hint="--strategies"
             )
     return cast("tuple[Strategy, ...]", tuple(dict.fromkeys(chosen)))
+
+
+def ask_each(requests: Sequence[Request], out: Path) -> int:
+    """Run requests one after the other, tell the table over all runs in `out`; the exit code.
+
+    What can be refused is refused before the first model is asked, not after hours of another.
+    """
+    from fim_eval.generate import prepare
+
+    for request in requests:
+        prepare(request.tasks[:1], request.recipe)
+    unresolved = failed = 0
+    for request in requests:
+        count = len(request.tasks[: request.limit])
+        say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
+        try:
+            unresolved += ask(request).unresolved
+        except FimEvalError as error:
+            # One server's end is not the others': what stands is still asked, told and stored.
+            say(f"fim-eval: {error}")
+            failed += 1
+    if failed < len(requests):
+        tell([out], out, as_json=False)
+    return FAILED if failed else UNRESOLVED if unresolved else 0
 
 
 def api_key(variable: str) -> str | None:

@@ -261,6 +261,11 @@ class RunIdentity(Record):
     prompt_form: Literal["ids", "text"]
     prompts_sha256: str
     tokenizer_sha256: str | None
+    max_tokens: int
+    """Most new tokens of any prompt."""
+
+    stop: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
     sampling: Sampling
     answers_as: str
     server_version: str | None
