@@ -539,6 +539,8 @@ def say(message: str) -> None:
 
 def main() -> None:
     """Run the command line; every expected error is one sentence and exit code 1."""
+    # The hub's client tells each of its retries; we tell what came of them, in one sentence.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         app()
     except FimEvalError as error:

@@ -122,6 +122,6 @@ def tokenizer_path(source: str, revision: str | None) -> Path:
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise TokenizerError(
-            f"{source}: {FILE_NAME} is no folder here, and the hub does not give it ({reason}); "
+            f"{source}: is no folder here, and the hub does not give its {FILE_NAME} ({reason}); "
             "download the file once and name its folder with --tokenizer"
         ) from error

@@ -269,7 +269,7 @@ class TestWithoutTheHub:
         )  # fmt: skip
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.startswith("fim-eval: codellama/CodeLlama-7b-hf: tokenizer.model")
+        assert done.stderr.startswith("fim-eval: codellama/CodeLlama-7b-hf: is no folder")
         assert "name its folder with --tokenizer" in done.stderr
         assert done.stderr.count("\n") == 1
 
