@@ -22,6 +22,10 @@ TOKENIZER ?=
 LIMIT ?=
 CONCURRENCY ?=
 API_KEY_ENV ?=
+NO_VERIFY ?=
+ISOLATION ?=
+WORKERS ?=
+RUN ?= runs/eval
 TP ?=
 PORT ?=
 EXTRA ?=
@@ -34,6 +38,7 @@ help: ## This list
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm TOKENIZER=DIR LIMIT=N CONCURRENCY=N API_KEY_ENV=NAME'
+	@echo '                    NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
 
 .PHONY: demo
@@ -45,11 +50,21 @@ evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
   $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
-  $(call option,--api-key-env,API_KEY_ENV)
+  $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
+
+judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)
 
 .PHONY: eval
-eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all of MBPP's tasks, print one table
+eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all of MBPP's tasks, judge, print one table
 	$(strip $(evaluate))
+
+.PHONY: verify selfcheck doctor
+verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval
+	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged))
+selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge
+	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(judged))
+doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, servers that answer
+	$(BIN)/fim-eval doctor --servers servers
 
 serve = servers/serve.sh $(1) $(call option,--tensor-parallel-size,TP) $(call option,--port,PORT) $(EXTRA)
 

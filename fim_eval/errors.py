@@ -33,3 +33,7 @@ class ServerChangedError(FimEvalError):
 
 class RunDirectoryError(FimEvalError):
     """A run directory cannot be written, is in use, is damaged, or belongs to another run."""
+
+
+class IsolationError(FimEvalError):
+    """Programs cannot be run as safely as was asked for; names what the machine lacks."""

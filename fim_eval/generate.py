@@ -32,18 +32,19 @@ from fim_eval.journal import (
     RunDirectory,
     has_manifest,
     is_settled,
-    json_lines,
     key_of,
     read_generations,
     read_manifest,
     read_segments,
 )
+from fim_eval.lines import json_lines
 from fim_eval.postprocess import continuation
 from fim_eval.prompt import MAX_TOKENS, build_prompt, infill_format
 from fim_eval.records import (
     Completion,
     InfillTask,
     ModelCard,
+    Problem,
     Prompt,
     RequestFailure,
     RunIdentity,
@@ -93,6 +94,9 @@ class Request:
     recipe: Recipe
     endpoint: str
     out: Path
+    problems: Sequence[Problem] = ()
+    """That the tasks were cut from, for their tests; the run directory keeps those it needs."""
+
     limit: int | None = None
     concurrency: int = 64
     sampling: Sampling = field(default_factory=Sampling)
@@ -201,12 +205,13 @@ async def run(
     """
     base_url = check_base_url(request.endpoint)
     tasks = list(request.tasks[: request.limit])
+    problems = problems_of(tasks, request.problems)
     prepared = prepare(tasks, request.recipe)
     with RunDirectory(request.out) as directory:
         if has_manifest(request.out):
             # With the stored server in place of today's: what is finished needs no server.
             stored = read_manifest(request.out)
-            directory.claim(_manifest(request, tasks, prepared, stored.server), tasks)
+            directory.claim(_manifest(request, tasks, problems, prepared, stored.server), tasks)
             if not _pending(request.out, prepared.prompts):
                 on_start(len(prepared.prompts), 0)
                 return _result(request.out, prepared.prompts, asked=0)
@@ -233,7 +238,8 @@ async def run(
 
             listing = await list_models(http)
             server = await identify(base_url, request.recipe.model, listing, client(None))
-            directory.claim(_manifest(request, tasks, prepared, server), tasks)
+            manifest = _manifest(request, tasks, problems, prepared, server)
+            directory.claim(manifest, tasks, problems)
             pending = _pending(request.out, prepared.prompts)
             on_start(len(prepared.prompts), len(pending))
             directory.begin_segment(
@@ -387,8 +393,18 @@ def _result(out: Path, prompts: Sequence[Prompt], *, asked: int) -> RunResult:
     )
 
 
+def problems_of(tasks: Iterable[InfillTask], problems: Iterable[Problem]) -> list[Problem]:
+    """Those of the problems that the tasks were cut from, in order."""
+    wanted = {task.problem_id for task in tasks}
+    return [problem for problem in problems if problem.problem_id in wanted]
+
+
 def _manifest(
-    request: Request, tasks: Sequence[InfillTask], prepared: Prepared, server: ServerIdentity
+    request: Request,
+    tasks: Sequence[InfillTask],
+    problems: Sequence[Problem],
+    prepared: Prepared,
+    server: ServerIdentity,
 ) -> RunManifest:
     """The manifest of this request against this server."""
     card, tokenizer = prepared.card, prepared.tokenizer
@@ -423,6 +439,7 @@ def _manifest(
         card=card,
         tokenizer=tokenizer.source if tokenizer else None,
         task_facts=request.task_facts,
+        problems_sha256=hashlib.sha256(json_lines(problems)).hexdigest() if problems else None,
         limit=request.limit,
         concurrency=request.concurrency,
         timeouts=request.timeouts,

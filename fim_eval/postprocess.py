@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from fim_eval.records import Prompt
+from fim_eval.records import InfillTask, Prompt
 from fim_eval.words import Policy
 
 POLICIES: tuple[Policy, ...] = ("raw", "reference-lines")
@@ -32,6 +32,11 @@ def filled_middle(policy: Policy, completion: str, reference: str) -> str:
             return _first_lines(completion, reference)
         case _:
             assert_never(policy)
+
+
+def filled_program(task: InfillTask, middle: str) -> str:
+    """The whole program, its hole filled, as it is executed: nothing stripped or added."""
+    return task.prefix + middle + task.suffix
 
 
 def _first_lines(completion: str, reference: str) -> str:

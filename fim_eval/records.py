@@ -10,7 +10,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fim_eval.words import Context, FailureReason, Infills, Kind, Split, Strategy
+from fim_eval.words import (
+    Context,
+    Evidence,
+    FailureReason,
+    Infills,
+    Isolation,
+    Kind,
+    Split,
+    Strategy,
+    TestStyle,
+    VerdictOutcome,
+)
 
 
 class Record(BaseModel):
@@ -140,6 +151,58 @@ class RequestFailure(Record):
 Generation = Annotated[Completion | RequestFailure, Field(discriminator="outcome")]
 
 
+class Execution(Record):
+    """What the sandbox saw of one program. Says nothing about right or wrong."""
+
+    end: Literal["exited", "closed", "timeout", "output-limit", "not-compiled", "sandbox-error"]
+    """`closed`: it closed its private pipe and went on, and was killed. `not-compiled`: Python
+    refused its text, nothing ran. `sandbox-error`: we failed, as often as it was tried."""
+
+    output: bytes = b""
+    """What its process wrote on the private pipe: lines of JSON, the last perhaps torn."""
+
+    error: str | None = None
+    """Why it was not compiled, or how the sandbox failed."""
+
+    exit_code: int | None = None
+    """None if a signal ended it."""
+
+    signal: int | None = None
+    cpu_s: float = 0.0
+    """Processor time, user and system, of the program's process."""
+
+    wall_s: float = 0.0
+    """From the fork to its end."""
+
+    peak_bytes: int | None = None
+    """Most memory resident at once, the interpreter's own included."""
+
+    marker: str = ""
+    """What a test that ran whole sends at its end."""
+
+    attempts: int = 1
+
+
+class Verdict(Record):
+    """What came of one program and one problem's tests. Key: `program_sha256`."""
+
+    program_sha256: str
+    """Of the program and its tests: `judge.program_key`."""
+
+    problem_id: str
+    outcome: VerdictOutcome
+    detail: str
+    """Where and why, for a person. Holds text that a program chose."""
+
+    evidence: Evidence
+    cpu_s: float
+    wall_s: float
+    peak_bytes: int | None
+    attempts: int
+    session: int
+    """Which session of judging this is from, counted from 0."""
+
+
 class InfillFormat(Record):
     """How a model family marks the parts of a hole. Ids are those of the family's tokenizer."""
 
@@ -225,6 +288,8 @@ class TaskFacts(Record):
     tasks: int
     problems_without_holes: tuple[str, ...]
     tasks_sha256: str
+    problems_sha256: str
+    """Of the problems with holes, one a line: the file beside the tasks."""
 
 
 class ServerIdentity(Record):
@@ -308,6 +373,9 @@ class RunManifest(Record):
     task_facts: TaskFacts | None
     """None if the task file came without facts beside it."""
 
+    problems_sha256: str | None = None
+    """Of `problems.jsonl`; None if the task file came without problems beside it."""
+
     limit: int | None
     """Only the first so many tasks of the file were taken; None: all."""
 
@@ -330,3 +398,54 @@ class Segment(Record):
 
     pid: int
     concurrency: int
+
+
+class JudgeRules(Record):
+    """What every verdict of a file was reached under. Another rule: another verdict."""
+
+    tests: TestStyle
+    python: str
+    """Major and minor version of the interpreter that runs the programs."""
+
+    time_floor_s: float
+    """Processor seconds that any program may take; twice as many on the clock."""
+
+    time_factor: float
+    """A program may take so many times the reference's own processor time, if that is more."""
+
+    memory_bytes: int
+    """Address space of a program's process."""
+
+    output_bytes: int
+    """What a program may return, over all its tests."""
+
+
+class ReferenceRun(Record):
+    """The reference program of one problem, executed on this machine. Key: `problem_id`."""
+
+    problem_id: str
+    tests_sha256: str
+    """Of its set-up and tests: with it, a program's key can be computed without them."""
+
+    outcome: VerdictOutcome
+    detail: str
+    cpu_s: float
+    time_limit_s: float
+    """What programs for this problem may take, in processor seconds."""
+
+
+class JudgeSession(Record):
+    """One session of judging. A file that was interrupted and resumed has several."""
+
+    session: int
+    started_at: str
+    """UTC, ISO 8601."""
+
+    fim_eval_version: str
+    rules: JudgeRules
+    isolation: Isolation
+    isolation_detail: str
+    workers: int
+    python: str
+    platform: str
+    pid: int

@@ -21,9 +21,9 @@ async def answering_servers(folder: Path) -> list[KnownServer]:
     Raises:
         EndpointError: none does; names each address tried.
     """
-    servers = in_order(known_servers(folder))
-    faults = await asyncio.gather(*map(_fault, servers))
-    answering = [server for server, fault in zip(servers, faults, strict=True) if fault is None]
+    states = await server_states(folder)
+    servers = [server for server, _ in states]
+    answering = [server for server, fault in states if fault is None]
     if not answering:
         tried = ", ".join(f"{server.config} at {server.base_url}" for server in servers)
         make = ", ".join(f"`make serve-{server.config}`" for server in servers)
@@ -33,6 +33,13 @@ async def answering_servers(folder: Path) -> list[KnownServer]:
             "make eval ENDPOINT=https://cluster.example/some/prefix/v1 MODEL=name"
         )
     return answering
+
+
+async def server_states(folder: Path) -> list[tuple[KnownServer, str | None]]:
+    """The servers configured in `folder`, smallest first, and why one cannot be asked, if so."""
+    servers = in_order(known_servers(folder))
+    faults = await asyncio.gather(*map(_fault, servers))
+    return list(zip(servers, faults, strict=True))
 
 
 async def _fault(server: KnownServer) -> str | None:

@@ -1,28 +1,39 @@
 """Problems in, a file of tasks out, and back. Asks no model.
 
-A task file is one `InfillTask` a line, for any tool to read. Beside it stands `<file>.facts.json`
-with where the tasks came from; a run copies it into its manifest if it still fits the file.
+A task file is one `InfillTask` a line, for any tool to read. Beside it stand `<file>.facts.json`,
+where the tasks came from, and `<file>.problems.jsonl`, the problems with their tests: a run copies
+both into its directory if they still fit the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import DatasetError
 from fim_eval.infill import single_line_tasks
-from fim_eval.journal import json_lines
+from fim_eval.lines import json_lines
 from fim_eval.problems import load_problems
-from fim_eval.records import InfillTask, TaskFacts
+from fim_eval.records import InfillTask, Problem, TaskFacts
 from fim_eval.words import Kind
 
 
-def build_tasks(
-    problems: str, split: str, kind: Kind, notice: Callable[[str], None]
-) -> tuple[list[InfillTask], TaskFacts]:
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Tasks, and what they come from."""
+
+    tasks: Sequence[InfillTask]
+    problems: Sequence[Problem] = ()
+    """Those that the tasks were cut from; none if the tasks came without."""
+
+    facts: TaskFacts | None = None
+
+
+def build_suite(problems: str, split: str, kind: Kind, notice: Callable[[str], None]) -> Suite:
     """Every hole of one kind in the problems of one split, in the data set's order.
 
     Args:
@@ -33,10 +44,13 @@ def build_tasks(
     """
     loaded, dataset = load_problems(problems, split, notice)
     tasks: list[InfillTask] = []
+    with_holes: list[Problem] = []
     without: list[str] = []
     for problem in loaded:
         holes = list(single_line_tasks(problem))
-        if not holes:
+        if holes:
+            with_holes.append(problem)
+        else:
             without.append(problem.problem_id)
         tasks.extend(holes)
     facts = TaskFacts(
@@ -46,8 +60,14 @@ def build_tasks(
         tasks=len(tasks),
         problems_without_holes=tuple(without),
         tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
+        problems_sha256=hashlib.sha256(json_lines(with_holes)).hexdigest(),
     )
-    return tasks, facts
+    return Suite(tasks, with_holes, facts)
+
+
+def problems_path(tasks_path: Path) -> Path:
+    """Where the problems of a task file stand."""
+    return tasks_path.with_name(tasks_path.name + ".problems.jsonl")
 
 
 def facts_path(tasks_path: Path) -> Path:
@@ -105,3 +125,22 @@ def read_facts(tasks_path: Path, content: bytes) -> TaskFacts | None:
             "again, or remove that file to run without a record of where they came from"
         )
     return facts
+
+
+def read_problems(tasks_path: Path, facts: TaskFacts | None) -> list[Problem]:
+    """The problems beside a task file; none if there are none.
+
+    Raises:
+        DatasetError: they are others than those the tasks were cut from.
+    """
+    path = problems_path(tasks_path)
+    if facts is None or not path.exists():
+        return []
+    content = path.read_bytes()
+    if facts.problems_sha256 != hashlib.sha256(content).hexdigest():
+        raise DatasetError(
+            f"{path}: was changed since {tasks_path.name} was written; write the tasks again, or "
+            "remove that file to run without tests"
+        )
+    adapter = TypeAdapter(Problem)
+    return [adapter.validate_json(line) for line in content.splitlines()]

@@ -31,3 +31,28 @@ PERMANENT_FAILURES: frozenset[FailureReason] = frozenset(
     {"bad-request", "prompt-too-long", "prompt-altered"}
 )
 """Asking again gives the same answer: not retried, not asked again on resume. Still counted."""
+
+TestStyle = Literal["standard", "challenge", "all"]
+Evidence = Literal["values", "completion"]
+"""How a verdict is known: values compared outside the jail, or a test program that ran to its end
+inside of it."""
+
+Isolation = Literal["namespaces", "landlock", "none"]
+IsolationChoice = Literal["auto", "namespaces", "landlock", "none"]
+
+VerdictOutcome = Literal[
+    "passed",
+    "wrong-answer",
+    "error",
+    "syntax-error",
+    "timeout",
+    "out-of-memory",
+    "died",
+    "output-limit",
+    "foreign-type",
+    "protocol-error",
+    "sandbox-error",
+    "reference-fails",
+]
+NO_VERDICT: frozenset[VerdictOutcome] = frozenset({"sandbox-error", "reference-fails"})
+"""Ours or the data set's fault, not the program's: unresolved, never scored."""

@@ -63,9 +63,11 @@ def show(summary: pl.DataFrame) -> Table:
     """The summary for a terminal: a line per model, strategy and kind, then a row per policy."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=17)
+    judged = not summary["pass_at_1_low"].is_null().all()
+    pass_headers = ("pass@1\n%", "pass@1 %\nsensitive") if judged else ()
     for header in (
-        "n/N", "exact\nmatch %", "EM %\nrstrip", "edit d.\nmean", "edit d.\nmedian",
-        "edit\nsim. %", "tokens\n/s", "wall\ns",
+        "n/N", *pass_headers, "exact\nmatch %", "EM %\nrstrip", "edit d.\nmean",
+        "edit d.\nmedian", "edit\nsim. %", "tokens\n/s", "wall\ns",
     ):  # fmt: skip
         table.add_column(header, justify="right", no_wrap=True)
     before = ""
@@ -78,6 +80,7 @@ def show(summary: pl.DataFrame) -> Table:
         table.add_row(
             Text(f"  {row['policy']}"),
             Text(f"{row['answered']}/{row['tasks']}", "bold red" if row["unresolved"] else ""),
+            *((_rate(row, "pass_at_1"), _rate(row, "pass_at_1_sensitive")) if judged else ()),
             _rate(row, "exact_match"),
             _rate(row, "exact_match_rstrip"),
             _number(row["edit_distance_mean"], 1),

@@ -1,7 +1,8 @@
 """Scores of each task, and their summary: one row per model, strategy, kind and policy.
 
 N is every task of the run, n those with an answer. What has no answer is unresolved: it is in no
-numerator and in every denominator, and where there is any, rates are told as bounds.
+numerator and in every denominator, and where there is any, rates are told as bounds. So it is, in
+rates of passed tests, with an answer that has no verdict.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from pathlib import Path
 import polars as pl
 
 from fim_eval.journal import read_generations, read_manifest, read_tasks
+from fim_eval.judge import program_key
 from fim_eval.metrics import score_columns
-from fim_eval.postprocess import POLICIES, filled_middle
-from fim_eval.records import Completion
+from fim_eval.postprocess import POLICIES, filled_middle, filled_program
+from fim_eval.records import Completion, InfillTask
+from fim_eval.verdicts import read_references, read_sessions, read_verdicts
+from fim_eval.words import NO_VERDICT, VerdictOutcome
 
 GROUP = ("model", "strategy", "kind", "policy")
 
@@ -24,8 +28,12 @@ def score_run(path: Path) -> pl.DataFrame:
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
     str, policy str, problem_id str, task_id str, answered bool; the columns of
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
-    completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64, null where unanswered.
+    completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64, null where unanswered; judged
+    bool (the run was, at least in part); verdict str (a `words.VerdictOutcome`) and passed bool,
+    null without a verdict; sensitive bool: the tests fail if the hole stays empty, null if that was
+    not judged.
     """
+    judged = _Judged(path)
     manifest = read_manifest(path)
     outcomes = read_generations(path)
     strategy = manifest.identity.strategy
@@ -36,6 +44,9 @@ def score_run(path: Path) -> pl.DataFrame:
         for task in read_tasks(path):
             outcome = outcomes.get((task.task_id, strategy, 0))
             answer = outcome if isinstance(outcome, Completion) else None
+            middle = filled_middle(policy, answer.text, task.middle) if answer else ""
+            verdict = judged.outcome(task, middle) if answer else None
+            empty = judged.outcome(task, "")
             rows.append(
                 (
                     policy, task.kind, task.problem_id, task.task_id, answer is not None,
@@ -43,9 +54,11 @@ def score_run(path: Path) -> pl.DataFrame:
                     answer and answer.completion_tokens,
                     answer and answer.segment,
                     answer and answer.sent_ns, answer and answer.elapsed_ns,
+                    judged.sessions > 0, verdict, verdict and verdict == "passed",
+                    empty and empty != "passed",
                 )
             )  # fmt: skip
-            answers.append(filled_middle(policy, answer.text, task.middle) if answer else "")
+            answers.append(middle)
             references.append(task.middle)
     card = manifest.card
     schema = {
@@ -59,6 +72,10 @@ def score_run(path: Path) -> pl.DataFrame:
         "segment": pl.Int64,
         "sent_ns": pl.Int64,
         "elapsed_ns": pl.Int64,
+        "judged": pl.Boolean,
+        "verdict": pl.String,
+        "passed": pl.Boolean,
+        "sensitive": pl.Boolean,
     }
     scores = score_columns(answers, references)
     frame = pl.DataFrame(rows, schema=schema, orient="row").hstack(scores)
@@ -71,6 +88,25 @@ def score_run(path: Path) -> pl.DataFrame:
     )
 
 
+class _Judged:
+    """The verdicts of a run directory, by task and answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.sessions = len(read_sessions(path))
+        self._verdicts = read_verdicts(path)
+        self._tests = {
+            name: reference.tests_sha256 for name, reference in read_references(path).items()
+        }
+
+    def outcome(self, task: InfillTask, middle: str) -> VerdictOutcome | None:
+        """Of the task's program with this middle; None if there is no verdict on it."""
+        tests = self._tests.get(task.problem_id)
+        if tests is None:
+            return None
+        verdict = self._verdicts.get(program_key(filled_program(task, middle), tests))
+        return None if verdict is None or verdict.outcome in NO_VERDICT else verdict.outcome
+
+
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     """One row per model × strategy × kind × policy, smallest model first.
 
@@ -80,6 +116,12 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         exact_match, exact_match_rstrip, edit_similarity, indel_ratio f64 in [0, 1]: mean over all
             N; null if any is unresolved. `<name>_low` and `<name>_high`: its bounds, every
             unresolved task counted as 0 or as 1; all three are equal if none is.
+        pass_at_1 f64 in [0, 1]: tasks whose program passes its tests, of all N (one greedy answer
+            each: Chen et al. 2021 with n = k = 1); null if any is without a verdict.
+            pass_at_1_low, pass_at_1_high: its bounds. All three null if the run was not judged.
+        sensitive_tasks u32: tasks whose tests fail if the hole stays empty; null if not judged.
+        pass_at_1_sensitive, and _low, _high: the same of these only.
+        unjudged u32: answered tasks without a verdict.
         edit_distance_mean, edit_distance_median f64, characters: over the n answered.
         truncated u32: answers that met the token limit.
         completion_tokens i64: sum over answers; null if the server counts none.
@@ -91,6 +133,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
     total = pl.len()
     answered = pl.col("answered").sum()
     sums = {name: pl.col(name).cast(pl.Float64).sum() for name in rates}
+    judged = pl.col("judged").any()
+    # A task whose floor has no verdict may be sensitive: it stays.
+    sensitive = pl.col("sensitive").fill_null(value=True)
     wall = _wall_s(scores)
     summary = scores.group_by(GROUP, maintain_order=True).agg(
         pl.col("parameters").first(),
@@ -101,6 +146,10 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         *(pl.when(answered == total).then(sums[name] / total).alias(name) for name in rates),
         *((sums[name] / total).alias(f"{name}_low") for name in rates),
         *(((sums[name] + (total - answered)) / total).alias(f"{name}_high") for name in rates),
+        *_pass_rate("pass_at_1", pl.col("passed"), judged),
+        pl.when(judged).then(sensitive.sum()).cast(pl.UInt32).alias("sensitive_tasks"),
+        *_pass_rate("pass_at_1_sensitive", pl.col("passed").filter(sensitive), judged),
+        (answered - pl.col("passed").count()).cast(pl.UInt32).alias("unjudged"),
         pl.col("edit_distance").mean().alias("edit_distance_mean"),
         pl.col("edit_distance").median().alias("edit_distance_median"),
         pl.col("truncated").sum().cast(pl.UInt32).alias("truncated"),
@@ -117,6 +166,17 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
             nulls_last=True,
         )
     )  # fmt: skip
+
+
+def _pass_rate(name: str, passed: pl.Expr, judged: pl.Expr) -> list[pl.Expr]:
+    """A rate of passed tasks and its bounds; `passed` is null where there is no verdict."""
+    total, known, sum_ = passed.len(), passed.count(), passed.cast(pl.Float64).sum()
+    low, high = sum_ / total, (sum_ + total - known) / total
+    return [
+        pl.when(judged & (known == total)).then(low).alias(name),
+        pl.when(judged).then(low).alias(f"{name}_low"),
+        pl.when(judged).then(high).alias(f"{name}_high"),
+    ]
 
 
 _ORDER = {"lr": 0, "fim-psm": 1, "fim-spm": 2}

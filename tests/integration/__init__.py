@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fim_eval.cli import main
-from fim_eval.journal import json_lines
+from fim_eval.lines import json_lines
 from fim_eval.records import InfillTask
 
 COMMAND = str(Path(sys.executable).with_name("fim-eval"))

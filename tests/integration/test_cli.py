@@ -650,7 +650,12 @@ def test_tasks_written_to_a_file_have_their_facts_beside_them(tmp_path: Path) ->
     facts = TaskFacts.model_validate_json((tmp_path / "new" / "t.jsonl.facts.json").read_bytes())
     assert (facts.tasks, facts.split, facts.dataset.problems) == (4, "test", 3)
     assert facts.dataset.programs_changed == 3
-    assert set(files_in(tmp_path)) == {"mine.jsonl", "new/t.jsonl", "new/t.jsonl.facts.json"}
+    assert set(files_in(tmp_path)) == {
+        "mine.jsonl",
+        "new/t.jsonl",
+        "new/t.jsonl.facts.json",
+        "new/t.jsonl.problems.jsonl",
+    }
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
     RunDirectory,
     is_settled,
-    json_lines,
     key_of,
     read_generations,
     read_manifest,
     read_segments,
     read_tasks,
 )
+from fim_eval.lines import json_lines
 from fim_eval.records import (
     Completion,
     RequestFailure,

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.formats import card_of
-from fim_eval.journal import json_lines
+from fim_eval.lines import json_lines
 from fim_eval.records import InfillTask
 from fim_eval.report import find_runs, score_run, show, store, summarise
 from fim_eval.words import Strategy
@@ -36,6 +36,7 @@ def make_run(
     model: str = "fake-model",
     card: str | None = None,
     strategy: Strategy = "lr",
+    suffix: str = "",
 ) -> Path:
     """A run directory of plain files. An answer's fields replace those of a plain completion;
     a `reason` makes it a failure; None: never asked.
@@ -49,7 +50,7 @@ def make_run(
             context=None,
             prefix="def f(a, b):\n",
             middle=middle,
-            suffix="",
+            suffix=suffix,
         )
         for number, middle in enumerate(middles)
     ]

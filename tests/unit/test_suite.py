@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fim_eval.errors import DatasetError
-from fim_eval.journal import json_lines
+from fim_eval.lines import json_lines
 from fim_eval.records import InfillTask, TaskFacts
-from fim_eval.suite import build_tasks, facts_path, read_facts, read_tasks
+from fim_eval.suite import build_suite, facts_path, read_facts, read_tasks
 from tests.data_paths import quiet
 
 
@@ -31,7 +31,9 @@ def problems(tmp_path: Path) -> Path:
 
 
 def built(problems: Path) -> tuple[list[InfillTask], TaskFacts]:
-    return build_tasks(str(problems), "all", "single-line", quiet)
+    suite = build_suite(str(problems), "all", "single-line", quiet)
+    assert suite.facts is not None
+    return list(suite.tasks), suite.facts
 
 
 def test_the_tasks_are_the_holes_of_all_problems_in_their_order(problems: Path) -> None:

@@ -1,0 +1,376 @@
+"""Commands that make tasks and ask models: `tasks`, `prompts`, `run`, `eval`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from fim_eval.cli.console import progress, run_async, say, write
+from fim_eval.cli.judging import cores, jail_for, judge_runs
+from fim_eval.cli.options import (
+    DEFAULT_KEY_ENV,
+    FAILED,
+    STANDARD,
+    UNRESOLVED,
+    CardName,
+    Concurrency,
+    ContextChoice,
+    IsolationName,
+    KeyEnv,
+    KindName,
+    Limit,
+    MaxTokens,
+    ModelName,
+    Problems,
+    SplitName,
+    TasksFile,
+    TokenizerSource,
+    Workers,
+)
+from fim_eval.cli.reporting import tell
+from fim_eval.errors import DatasetError, EndpointError, FimEvalError, IsolationError
+from fim_eval.words import Strategy
+
+if TYPE_CHECKING:
+    from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.sandbox import Jail
+    from fim_eval.suite import Suite
+
+
+def tasks(
+    problems: Problems,
+    out: Annotated[Path, typer.Option("--out", help="File to write; - is standard output.")],
+    split: SplitName = "test",
+    kind: KindName = "single-line",
+) -> None:
+    """Cut holes into programs: one task a line."""
+    from fim_eval.lines import json_lines
+    from fim_eval.suite import build_suite, facts_path, problems_path
+
+    suite = build_suite(problems, split, kind, say)
+    facts = suite.facts
+    assert facts is not None  # noqa: S101  what is built comes with its facts
+    write(out, json_lines(suite.tasks))
+    if out != STANDARD:
+        write(problems_path(out), json_lines(suite.problems))
+        write(facts_path(out), facts.model_dump_json(indent=2).encode() + b"\n")
+    changed = (
+        f", {facts.dataset.programs_changed} normalised" if facts.dataset.programs_changed else ""
+    )
+    without = len(facts.problems_without_holes)
+    say(
+        f"{facts.tasks} {kind} tasks from split {split} of {facts.dataset.source} "
+        f"({facts.dataset.problems} problems in all{changed}"
+        + (
+            f"; {without} without a hole: {', '.join(facts.problems_without_holes)})"
+            if without
+            else ")"
+        )
+    )
+
+
+def prompts(
+    tasks_file: TasksFile,
+    model: ModelName,
+    strategy: Annotated[Strategy, typer.Option("--strategy")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; - is standard output.")],
+    tokenizer: TokenizerSource = None,
+    context: ContextChoice = "text",
+    card: CardName = None,
+    max_tokens: MaxTokens = None,
+) -> None:
+    """Build prompts without asking anyone: each task's line, and what would be sent."""
+    import orjson
+
+    from fim_eval.generate import Recipe, prepare
+
+    found = read_suite(tasks_file).tasks
+    recipe = Recipe(
+        model=model,
+        strategy=strategy,
+        card=card,
+        context=context,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+    )
+    prepared = prepare(found, recipe)
+    rows = (
+        orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
+        for task, prompt in zip(found, prepared.prompts, strict=True)
+    )
+    write(out, b"".join(row + b"\n" for row in rows))
+    form = "token ids" if prepared.prompts[0].token_ids is not None else "text"
+    say(f"{len(prepared.prompts)} {strategy} prompts as {form}")
+
+
+def run(
+    tasks_file: TasksFile,
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help="Full base URL, as in https://host/prefix/v1.")
+    ],
+    model: ModelName,
+    strategy: Annotated[Strategy, typer.Option("--strategy")],
+    out: Annotated[Path, typer.Option("--out", help="Run directory; the same command resumes it.")],
+    tokenizer: TokenizerSource = None,
+    context: ContextChoice = "text",
+    card: CardName = None,
+    limit: Limit = None,
+    max_tokens: MaxTokens = None,
+    concurrency: Concurrency = 64,
+    api_key_env: KeyEnv = DEFAULT_KEY_ENV,
+    server_log: Annotated[
+        str | None,
+        typer.Option(
+            "--server-log", envvar="FIM_EVAL_SERVER_LOG", help="The server's log, for the manifest."
+        ),
+    ] = None,
+) -> None:
+    """Ask one model every task in one way; resumes what is unfinished."""
+    from fim_eval.generate import Recipe, Request
+
+    suite = read_suite(tasks_file)
+    result = ask(
+        Request(
+            tasks=suite.tasks,
+            task_facts=suite.facts,
+            problems=suite.problems,
+            recipe=Recipe(
+                model=model,
+                strategy=strategy,
+                card=card,
+                context=context,
+                tokenizer=tokenizer,
+                max_tokens=max_tokens,
+            ),
+            endpoint=endpoint,
+            out=out,
+            limit=limit,
+            concurrency=concurrency,
+            api_key_env=api_key_env,
+            api_key=api_key(api_key_env),
+            server_log=server_log,
+        )
+    )
+    tell([out], None, as_json=False)
+    raise typer.Exit(UNRESOLVED if result.unresolved else 0)
+
+
+def eval_(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the run directories and their table.")
+    ],
+    problems: Problems = "mbpp",
+    split: SplitName = "test",
+    kind: KindName = "single-line",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            envvar="FIM_EVAL_ENDPOINT",
+            help="Full base URL; without it, the servers of --servers that answer.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", envvar="FIM_EVAL_MODEL", help="Name the endpoint gives the model."),
+    ] = None,
+    servers: Annotated[
+        Path,
+        typer.Option(
+            "--servers", help="Folder of vLLM configuration files, for their ports and models."
+        ),
+    ] = Path("servers"),
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            help="Separated by commas; by default lr, and fim-psm and fim-spm where trained.",
+        ),
+    ] = None,
+    tokenizer: TokenizerSource = None,
+    context: ContextChoice = "text",
+    card: CardName = None,
+    limit: Limit = None,
+    max_tokens: MaxTokens = None,
+    concurrency: Concurrency = 64,
+    api_key_env: KeyEnv = DEFAULT_KEY_ENV,
+    server_log: Annotated[
+        str | None,
+        typer.Option(
+            "--server-log", envvar="FIM_EVAL_SERVER_LOG", help="The server's log, for the manifest."
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Execute the filled programs, or do not."),
+    ] = True,
+    isolation: IsolationName = "auto",
+    workers: Workers = None,
+) -> None:
+    """Ask every model that answers every task, run what it wrote, and print one table over all."""
+    from fim_eval.formats import card_of
+    from fim_eval.generate import Recipe, Request
+    from fim_eval.study import answering_servers, run_path, strategies_for
+    from fim_eval.suite import build_suite
+
+    if (endpoint is None) != (model is None):
+        raise EndpointError("--endpoint and --model belong together (make eval ENDPOINT=… MODEL=…)")
+    if endpoint is not None and model is not None:
+        targets = [(endpoint, model)]
+    else:
+        answering = run_async(answering_servers(servers))
+        targets = [(server.base_url, server.model) for server in answering]
+        say("answering: " + ", ".join(f"{name} at {url}" for url, name in targets))
+    suite = build_suite(problems, split, kind, say)
+    requests = []
+    for url, name in targets:
+        known = card_of(card or name)
+        if not strategies and known is not None and known.infills == "disputed":
+            say(
+                f"{name}: asked left to right only; {known.source}. "
+                "--strategies lr,fim-psm asks it all the same"
+            )
+        requests += [
+            Request(
+                tasks=suite.tasks,
+                task_facts=suite.facts,
+                problems=suite.problems,
+                recipe=Recipe(
+                    model=name,
+                    strategy=strategy,
+                    card=card,
+                    context=context,
+                    tokenizer=tokenizer,
+                    max_tokens=max_tokens,
+                ),
+                endpoint=url,
+                out=run_path(out, name, strategy),
+                limit=limit,
+                concurrency=concurrency,
+                api_key_env=api_key_env,
+                api_key=api_key(api_key_env),
+                server_log=server_log,
+            )
+            for strategy in named_strategies(strategies) or strategies_for(known)
+        ]
+    check_each(requests)
+    jail = None
+    if verify:
+        try:
+            jail = jail_for(isolation)
+        except IsolationError as error:
+            raise IsolationError(
+                f"{error}. --no-verify asks and scores without running programs"
+            ) from error
+    raise typer.Exit(ask_each(requests, out, jail, workers))
+
+
+def named_strategies(names: str | None) -> tuple[Strategy, ...]:
+    """The strategies of a list with commas; none for no list."""
+    known = get_args(Strategy)
+    chosen = [name.strip() for name in (names or "").split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise typer.BadParameter(
+                f"{name} is none of {', '.join(known)}", param_hint="--strategies"
+            )
+    return cast("tuple[Strategy, ...]", tuple(dict.fromkeys(chosen)))
+
+
+def check_each(requests: Sequence[Request]) -> None:
+    """Refuse what can be refused before the first model is asked, not after hours of another."""
+    from fim_eval.generate import prepare
+
+    for request in requests:
+        prepare(request.tasks[:1], request.recipe)
+
+
+def ask_each(requests: Sequence[Request], out: Path, jail: Jail | None, workers: int | None) -> int:
+    """Run requests one after the other, judge them, tell the table over all runs in `out`.
+
+    Returns the exit code.
+    """
+    from fim_eval.verify import JudgeSettings
+
+    unresolved = failed = 0
+    asked: list[Path] = []
+    for request in requests:
+        count = len(request.tasks[: request.limit])
+        say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
+        try:
+            unresolved += ask(request).unresolved
+            asked.append(request.out)
+        except FimEvalError as error:
+            # One server's end is not the others': what stands is still asked, told and stored.
+            say(f"fim-eval: {error}")
+            failed += 1
+    if asked and jail is not None:
+        unresolved += judge_runs(asked, jail, JudgeSettings(workers=workers or cores()))
+    if failed < len(requests):
+        tell([out], out, as_json=False)
+    return FAILED if failed else UNRESOLVED if unresolved else 0
+
+
+def api_key(variable: str) -> str | None:
+    """The key in an environment variable; None if it is unset or empty.
+
+    Raises:
+        EndpointError: it holds what no HTTP header can carry; the message does not show it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and (key.isprintable())) or " " in key:
+        raise EndpointError(
+            f"the key in {variable} holds a space, a line break or a letter outside ASCII, which "
+            "no HTTP header can carry; set it again"
+        )
+    return key or None
+
+
+def ask(request: Request) -> RunResult:
+    """Run one request with its progress on standard error, and say how it ended."""
+    from fim_eval.generate import run as generate
+
+    with progress("asked", "failed") as (on_start, advance):
+
+        def on_outcome(outcome: Outcome) -> None:
+            advance(outcome.outcome == "failure")
+
+        result = run_async(generate(request, on_start, on_outcome))
+    resumed = result.tasks - result.asked
+    say(
+        f"{result.out}: {result.answered}/{result.tasks} answered"
+        + (f", {resumed} of them already there" if resumed else "")
+    )
+    if result.unresolved:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in result.failures.most_common())
+        say(
+            f"{result.unresolved} unresolved ({reasons}); "
+            "the same command asks again what may yet be answered"
+        )
+    if result.text_differences:
+        say(
+            f"{result.text_differences} texts differ from the server's own; "
+            "ours, decoded from ids, are scored"
+        )
+    return result
+
+
+def read_suite(path: Path) -> Suite:
+    """Tasks of a file or of standard input, and what stands beside the file."""
+    from fim_eval.suite import Suite, read_facts, read_problems, read_tasks
+
+    if path == STANDARD:
+        return Suite(read_tasks(sys.stdin.buffer.read(), "standard input"))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); `fim-eval tasks` writes such files"
+        ) from error
+    facts = read_facts(path, content)
+    return Suite(read_tasks(content, str(path)), read_problems(path, facts), facts)

@@ -1,0 +1,160 @@
+"""What commands print and write: standard error for people, standard output for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from fim_eval.cli.options import INTERRUPTED, STANDARD
+from fim_eval.errors import DatasetError
+from fim_eval.terminal import printable
+
+if TYPE_CHECKING:
+    import asyncio
+
+ResultT = TypeVar("ResultT")
+
+
+def say(message: str) -> None:
+    """One line on standard error, with control codes made visible: servers write some of it."""
+    sys.stderr.write(printable(message) + "\n")
+    sys.stderr.flush()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, or standard output."""
+    if path == STANDARD:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a folder; name a file with --out")
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be written ({error.strerror}); name another with --out"
+        ) from error
+
+
+def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine, on uvloop where there is one."""
+    import asyncio
+
+    new_loop: Callable[[], asyncio.AbstractEventLoop]
+    try:
+        from uvloop import new_event_loop as new_loop
+    except ImportError:
+        new_loop = asyncio.new_event_loop
+    with interruptible(), asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(work)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn an interruption into a sentence and its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Here, and not in main(): typer would turn it into a bare "Aborted".
+        say("fim-eval: interrupted; what was answered is on disk, the same command resumes")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def progress(
+    done_word: str, failed_word: str
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[bool], None]]]:
+    """Two callbacks that show how far a long step is: a bar on a terminal, else a line every 10 s.
+
+    Args:
+        done_word: what has become of an item, as in "asked".
+        failed_word: what it is called if nothing has come of it, as in "failed".
+
+    Yields:
+        One to be told how many items there are and how many are left, one to be told of each item
+        whether it failed.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    counts = Counts()
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = time.monotonic()
+
+        def advance_lines(failed: bool) -> None:
+            nonlocal told
+            counts.advance(failed)
+            if time.monotonic() - told >= 10:
+                told = time.monotonic()
+                say(counts.line(done_word, failed_word))
+
+        yield counts.start, advance_lines
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn(f"{{task.fields[failed]}} {failed_word}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None, failed=0, rate="")
+
+        def start(total: int, left: int) -> None:
+            counts.start(total, left)
+            bar.update(task, total=total, completed=total - left)
+
+        def advance(failed: bool) -> None:
+            counts.advance(failed)
+            bar.update(task, advance=1, failed=counts.failed, rate=f"{counts.rate():.0f}/s")
+
+        yield start, advance
+
+
+class Counts:
+    """How many items there are, are done, and failed, since when."""
+
+    def __init__(self) -> None:
+        self.total = self.done = self.failed = 0
+        self._done_before = 0
+        self._started = time.monotonic()
+
+    def start(self, total: int, left: int) -> None:
+        """Count from here."""
+        self.total = total
+        self.done = self._done_before = total - left
+        self._started = time.monotonic()
+
+    def advance(self, failed: bool) -> None:
+        """One item more."""
+        self.done += 1
+        self.failed += failed
+
+    def rate(self) -> float:
+        """Items per second of this session."""
+        return (self.done - self._done_before) / max(time.monotonic() - self._started, 1e-3)
+
+    def line(self, done_word: str, failed_word: str) -> str:
+        """Where things stand, for a log."""
+        rate = self.rate()
+        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
+        return (
+            f"{self.done}/{self.total} {done_word}, {self.failed} {failed_word}, {rate:.0f}/s{left}"
+        )

@@ -1,0 +1,86 @@
+"""Options that several commands share, and the exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fim_eval.words import Context, IsolationChoice, Kind, TestStyle
+
+FAILED = 1
+UNRESOLVED = 3
+INTERRUPTED = 130
+DEFAULT_KEY_ENV = "FIM_EVAL_API_KEY"
+STANDARD = Path("-")
+"""Standard input or output."""
+
+TasksFile = Annotated[
+    Path, typer.Option("--tasks", help="Task file from `fim-eval tasks`; - is standard input.")
+]
+ModelName = Annotated[str, typer.Option("--model", help="Name the server gives the model.")]
+CardName = Annotated[
+    str | None,
+    typer.Option(
+        "--card", help="Which model of our table it is, if the server's name does not say."
+    ),
+]
+TokenizerSource = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Folder or hub repository with tokenizer.model. For fim-* by default the model's own "
+        "repository; for lr by default none: the server tokenises text.",
+    ),
+]
+ContextChoice = Annotated[
+    Context, typer.Option("--context", help="Show the problem's text above the program, or not.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=1, help="Most new tokens; by default 64 for a line."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")]
+Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")]
+KeyEnv = Annotated[
+    str,
+    typer.Option(
+        "--api-key-env", help="Environment variable that holds the API key, if one is needed."
+    ),
+]
+Problems = Annotated[
+    str,
+    typer.Option(
+        "--problems",
+        help="mbpp, mbpp-sanitized, humaneval, starter, or a path (.jsonl, .json, .parquet).",
+    ),
+]
+SplitName = Annotated[str, typer.Option("--split", help="prompt, test, validation, train or all.")]
+KindName = Annotated[Kind, typer.Option("--kind", help="Kind of hole.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Programs at work at once; by default one per core."),
+]
+IsolationName = Annotated[
+    IsolationChoice,
+    typer.Option(
+        "--isolation",
+        help="How programs are contained; auto takes the best that this machine offers.",
+    ),
+]
+TestsName = Annotated[
+    TestStyle,
+    typer.Option("--tests", help="MBPP's usual tests, its challenge tests, or both."),
+]
+TimeFloor = Annotated[
+    float,
+    typer.Option(
+        "--time-floor",
+        min=0.1,
+        help="Processor seconds any program may take; more if ten times its reference's own.",
+    ),
+]
+Memory = Annotated[
+    int, typer.Option("--memory-mb", min=64, help="Address space of one program, in MiB.")
+]

@@ -1,0 +1,191 @@
+"""Files of records, one JSON object a line, that are on disk once written; and who owns a folder.
+
+A line is written with one system call to a file opened for appending, so a kill leaves at most one
+torn line, at the end: it is cut off when the file is opened again, and left out when it is read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from fim_eval.errors import RunDirectoryError
+from fim_eval.records import Record
+
+LOCK = "lock"
+
+T = TypeVar("T")
+
+
+def json_lines(records: Iterable[Record]) -> bytes:
+    """Records as they stand in files: one compact JSON object a line."""
+    return b"".join(orjson.dumps(record.model_dump()) + b"\n" for record in records)
+
+
+class FolderLock:
+    """A folder that this process alone writes to. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is touched before the context is entered."""
+        self.path = path
+
+    def __enter__(self) -> Self:
+        """Create the folder if need be, and lock it.
+
+        Raises:
+            RunDirectoryError: it cannot be written, or another process is using it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._lock, 100).decode("utf-8", "replace").strip()
+            os.close(self._lock)
+            raise RunDirectoryError(
+                f"{self.path}: is in use by another run ({owner or 'owner unknown'}); wait for it, "
+                "or choose another --out"
+            ) from error
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._lock)
+            raise cannot_write(self.path / LOCK, error) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the folder."""
+        os.close(self._lock)
+
+
+class AppendFile:
+    """A file of records that grows by whole lines. A context manager; opened by the first line."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is touched before the first `append`."""
+        self.path = path
+        self._descriptor: int | None = None
+
+    def append(self, record: Record) -> None:
+        """Write one record. When this returns, a kill of the process cannot lose it.
+
+        Raises:
+            RunDirectoryError: the disk is full or gone; the run cannot go on.
+        """
+        if self._descriptor is None:
+            self._descriptor = _open_to_append(self.path)
+        _write_line(self._descriptor, json_lines([record]), self.path)
+
+    def close(self) -> None:
+        """See that all of it is on the disk itself."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        """Nothing yet, see `append`."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it; what was appended is on disk."""
+        self.close()
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunDirectoryError: the disk is full or gone.
+    """
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tuple[int, T]]:
+    """Numbered records of a file; none if there is no file. A torn last line is left out.
+
+    Args:
+        path: the file.
+        adapter: of what it holds.
+        remedy: for the message about a damaged line, what removing it does.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or a whole line is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            yield number, adapter.validate_json(line)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise RunDirectoryError(
+                f"{path}:{number}: is damaged ({fault['msg']}); {remedy}"
+            ) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunDirectoryError:
+    """The error for a folder or file that the system does not let us write."""
+    return RunDirectoryError(
+        f"{path}: cannot be written ({error.strerror}); name a folder of your own with --out"
+    )
+
+
+def _open_to_append(path: Path) -> int:
+    """A descriptor for appending, after cutting off a torn last line."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    whole = path.read_bytes().rfind(b"\n") + 1
+    os.ftruncate(descriptor, whole)
+    return descriptor
+
+
+def _write_line(descriptor: int, line: bytes, path: Path) -> None:
+    """Write a whole line with one call, or nothing.
+
+    Raises:
+        RunDirectoryError: the disk is full or gone.
+    """
+    try:
+        written = os.write(descriptor, line)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if written != len(line):
+        # Nothing may be appended behind half a line.
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise RunDirectoryError(
+            f"{path}: only {written} of {len(line)} bytes could be written; is the disk full? "
+            "Make room and run the same command again: it resumes"
+        )

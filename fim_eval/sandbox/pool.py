@@ -1,0 +1,241 @@
+"""Many programs through few zygotes: in parallel, past what hangs, and past our own failures."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fim_eval.judge import Examination, Ruling, rule
+from fim_eval.records import Execution
+from fim_eval.sandbox.jail import Jail
+from fim_eval.sandbox.worker import Limits, SandboxError, Zygote
+
+KeyT = TypeVar("KeyT")
+
+ATTEMPTS = 3
+"""How often a program is tried when the sandbox itself fails."""
+
+PROGRAMS_PER_ZYGOTE = 2_000
+"""Then a new one: what little a zygote gathers (interned names, compiled tests) goes with it."""
+
+PATIENCE_S = 0.25
+"""A program that takes longer does not count as one at work any more: another may start beside it,
+so that those that hang do not hold up the others."""
+
+LANES_PER_WORKER = 4
+"""Zygotes for each worker at most: one at work, the others with programs that took long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[KeyT]):
+    """One program, the tests it has to pass, and what it may use."""
+
+    key: KeyT
+    program: str
+    examination: Examination
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Examined(Generic[KeyT]):
+    """What came of a job."""
+
+    job: Job[KeyT]
+    execution: Execution
+    ruling: Ruling
+
+
+def run_jobs(jobs: Iterable[Job[KeyT]], jail: Jail, workers: int) -> Iterator[Examined[KeyT]]:
+    """Execute every job, `workers` at a time, and yield each as it ends: in no order.
+
+    Closing the iterator ends everything that runs.
+
+    Args:
+        jobs: read as they are needed, from one of several threads at a time.
+        jail: where they run.
+        workers: programs at work at once; the number of processors.
+    """
+    pool = _Pool(jobs, jail, workers)
+    try:
+        yield from pool.results()
+    finally:
+        pool.stop()
+
+
+class _Pool(Generic[KeyT]):
+    """Lanes: threads with a zygote each. As many are at work as there are workers.
+
+    A lane whose program takes long gives its place to another lane, and afterwards waits until it
+    is given one again.
+    """
+
+    def __init__(self, jobs: Iterable[Job[KeyT]], jail: Jail, workers: int) -> None:
+        self._jobs = iter(jobs)
+        self._jail = jail
+        self._workers = workers
+        self._results: queue.SimpleQueue[Examined[KeyT] | BaseException | None] = (
+            queue.SimpleQueue()
+        )
+        self._taking = threading.Lock()
+        self._placing = threading.Lock()
+        self._lanes: list[_Lane] = []
+        self._waiting: list[_Lane] = []
+        self._vacant = 0
+        """Places that no lane has taken: all of them are busy with programs that take long."""
+
+        self._stopping = False
+        """No more jobs are given."""
+
+        self._aborted = False
+        """What runs is not wanted any more."""
+
+    def results(self) -> Iterator[Examined[KeyT]]:
+        with self._placing:
+            for _ in range(self._workers):
+                self._start_lane()
+        ended = 0
+        while ended < len(self._lanes):
+            result = self._results.get()
+            if result is None:
+                ended += 1
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                yield result
+
+    def stop(self) -> None:
+        """Give no more jobs, end what runs, wait for the threads."""
+        self._aborted = True
+        self._wind_down()
+        for lane in self._lanes:
+            lane.kill()
+        for lane in self._lanes:
+            lane.thread.join()
+
+    def _wind_down(self) -> None:
+        with self._placing:
+            self._stopping = True
+            for lane in self._waiting:
+                lane.placed.set()
+
+    def _start_lane(self) -> None:
+        lane = _Lane(self._jail)
+        lane.thread = threading.Thread(target=self._work, args=(lane,), daemon=True)
+        self._lanes.append(lane)
+        lane.thread.start()
+
+    def _give_place(self) -> None:
+        """A lane's program takes long: let another lane work beside it."""
+        with self._placing:
+            if self._waiting:
+                self._waiting.pop().placed.set()
+            elif len(self._lanes) < self._workers * LANES_PER_WORKER and not self._stopping:
+                self._start_lane()
+            else:
+                self._vacant += 1
+
+    def _take_place(self, lane: _Lane) -> None:
+        """Wait for a place after having given one."""
+        with self._placing:
+            if self._vacant:
+                self._vacant -= 1
+                return
+            if self._stopping:
+                return
+            lane.placed.clear()
+            self._waiting.append(lane)
+        lane.placed.wait()
+
+    def _work(self, lane: _Lane) -> None:
+        try:
+            while not self._stopping:
+                with self._taking:
+                    job = next(self._jobs, None)
+                if job is None:
+                    break
+                gave_place = False
+
+                def on_slow() -> None:
+                    nonlocal gave_place
+                    gave_place = True
+                    self._give_place()
+
+                self._results.put(self._examine(lane, job, on_slow))
+                if gave_place:
+                    self._take_place(lane)
+        except BaseException as error:
+            self._results.put(error)
+        finally:
+            self._wind_down()
+            lane.retire()
+            self._results.put(None)
+
+    def _examine(self, lane: _Lane, job: Job[KeyT], on_slow: Callable[[], None]) -> Examined[KeyT]:
+        examination = job.examination
+        failure = "stopped"
+        for attempt in range(1, ATTEMPTS + 1):
+            if self._aborted:
+                break
+            try:
+                execution = lane.zygote().run(
+                    job.program,
+                    examination.setup,
+                    [(check.kind, check.source) for check in examination.checks],
+                    job.limits,
+                    marker=secrets.token_hex(16) if examination.evidence == "completion" else "",
+                    careful=attempt > 1,
+                    patience_s=PATIENCE_S,
+                    on_slow=on_slow if attempt == 1 else _nothing,
+                )
+            except SandboxError as error:
+                failure = str(error)
+                lane.retire()
+                continue
+            ruling = rule(examination, execution)
+            # A process that did not end as it should may have left a mark.
+            if ruling.outcome in ("protocol-error", "died"):
+                lane.retire()
+            return Examined(job, execution.model_copy(update={"attempts": attempt}), ruling)
+        execution = Execution(end="sandbox-error", error=failure, attempts=ATTEMPTS)
+        return Examined(job, execution, rule(examination, execution))
+
+
+class _Lane:
+    """A thread, and the zygote that it started and talks to."""
+
+    thread: threading.Thread
+
+    def __init__(self, jail: Jail) -> None:
+        self._jail = jail
+        self._zygote: Zygote | None = None
+        self.placed = threading.Event()
+
+    def zygote(self) -> Zygote:
+        """The lane's zygote; a new one if it has none, or that one is spent."""
+        if self._zygote is not None and self._zygote.executed >= PROGRAMS_PER_ZYGOTE:
+            self.retire()
+        if self._zygote is None:
+            zygote = Zygote(self._jail)
+            zygote.start()
+            self._zygote = zygote
+        return self._zygote
+
+    def retire(self) -> None:
+        """End the zygote; the next program gets a new one."""
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+
+    def kill(self) -> None:
+        """End the zygote from another thread, so that the lane stops waiting for it."""
+        zygote = self._zygote
+        if zygote is not None:
+            zygote.kill()
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""

@@ -1,0 +1,241 @@
+"""One zygote from the outside: started in its jail, given one job at a time, ended.
+
+A zygote is bound to the thread that started it: the kernel ends it when that thread ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fim_eval.records import Execution
+from fim_eval.sandbox.jail import ENVIRONMENT, Jail
+
+SOURCE = Path(__file__).with_name("zygote.py")
+START_S = 30.0
+"""A zygote that has not greeted by then is given up: a loaded machine needs a second or two."""
+
+SLACK_S = 10.0
+"""How much longer than a program's own clock limit a zygote may take to answer."""
+
+
+class SandboxError(Exception):
+    """We failed, not the program: nothing is known of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one program may use."""
+
+    time_s: float
+    """Processor seconds; on the clock twice as many."""
+
+    memory_bytes: int = 1 << 30
+    """Address space."""
+
+    output_bytes: int = 1 << 20
+    """What it may send back."""
+
+
+class Zygote:
+    """A running zygote. A context manager; `run` may be called until it raises."""
+
+    def __init__(self, jail: Jail) -> None:
+        """Nothing is started before the context is entered."""
+        self.jail = jail
+        self.executed = 0
+        """Programs since the start."""
+
+    def start(self) -> None:
+        """Start it and wait for its greeting.
+
+        Raises:
+            SandboxError: it did not come up; the message holds what it wrote to standard error.
+        """
+        source = os.open(SOURCE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and source
+                self.jail.command(source),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(source,),
+                env=ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SandboxError(f"cannot be started: {error}") from error
+        finally:
+            os.close(source)
+        self._poll = select.poll()
+        self._poll.register(self._replies, select.POLLIN)
+        try:
+            self._send(self.jail.config)
+            header, _ = self._receive(START_S)
+        except SandboxError as error:
+            self.close()
+            raise SandboxError(f"did not start: {error}") from error
+        self.python = str(header["python"])
+
+    def __enter__(self) -> Self:
+        """Start it, see `start`."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it, and everything in it."""
+        self.close()
+
+    def run(
+        self,
+        program: str,
+        setup: str,
+        tests: Sequence[tuple[str, str]],
+        limits: Limits,
+        *,
+        marker: str,
+        careful: bool,
+        patience_s: float,
+        on_slow: Callable[[], None],
+    ) -> Execution:
+        """Execute one program in a process of its own.
+
+        Args:
+            program: its source.
+            setup: runs after it.
+            tests: kind and source of each, see `judge.Check`.
+            limits: what it may use.
+            marker: sent back by tests that run whole.
+            careful: compile it in its own process, not in the zygote.
+            patience_s: after so long, `on_slow` is called, once.
+            on_slow: lets someone else have the processor's attention.
+
+        Raises:
+            SandboxError: the zygote ended, was silent for too long, or its process was killed from
+                outside; start another.
+        """
+        self._send(
+            {
+                "program": program,
+                "setup": setup,
+                "tests": tests,
+                "marker": marker,
+                "careful": careful,
+                "time_s": limits.time_s,
+                "memory_bytes": limits.memory_bytes,
+                "output_bytes": limits.output_bytes,
+            }
+        )
+        if not self._poll.poll(1000 * patience_s):
+            on_slow()
+        header, output = self._receive(2 * limits.time_s + SLACK_S)
+        self.executed += 1
+        return self._execution(header, output, limits, marker)
+
+    def _execution(
+        self, header: dict[str, Any], output: bytes, limits: Limits, marker: str
+    ) -> Execution:
+        if header["end"] == "not-compiled":
+            kind, text, line = header["error"]
+            where = "" if line is None else f" (line {line})"
+            return Execution(end="not-compiled", error=f"{kind}: {text}{where}")
+        execution = Execution(
+            end=header["end"],
+            output=output,
+            exit_code=header["exit_code"],
+            signal=header["signal"],
+            cpu_s=header["cpu_s"],
+            wall_s=header["wall_s"],
+            peak_bytes=header["peak_bytes"],
+            marker=marker,
+        )
+        confined = self.jail.isolation != "none"
+        if execution.end == "exited" and execution.signal == signal.SIGKILL and confined:
+            # It cannot have sent that signal: the filter refuses it every one.
+            if execution.cpu_s >= limits.time_s:
+                return execution.model_copy(update={"end": "timeout"})
+            raise SandboxError("a program was killed from outside; is the machine out of memory?")
+        if execution.exit_code == _NO_FILTER:
+            raise SandboxError("the system call filter could not be installed")
+        return execution
+
+    def kill(self) -> None:
+        """End it from another thread: whoever waits for its answer gets a `SandboxError`."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def close(self) -> None:
+        """Kill it and wait for its end; its namespace or its children end with it."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started: bubblewrap, or the interpreter itself."""
+        return self._process.pid
+
+    @property
+    def _replies(self) -> int:
+        assert self._process.stdout is not None  # noqa: S101  opened as a pipe
+        return self._process.stdout.fileno()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None  # noqa: S101  opened as a pipe
+        body = json.dumps(message).encode()
+        frame = struct.pack(">I", len(body)) + body
+        try:
+            while frame:
+                frame = frame[os.write(self._process.stdin.fileno(), frame) :]
+        except OSError as error:
+            raise SandboxError(self._last_words()) from error
+
+    def _receive(self, within_s: float) -> tuple[dict[str, Any], bytes]:
+        end = time.monotonic() + within_s
+        (length,) = struct.unpack(">I", self._read(4, end))
+        header, _newline, output = self._read(length, end).partition(b"\n")
+        return json.loads(header), output
+
+    def _read(self, count: int, end: float) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            left = end - time.monotonic()
+            if left <= 0 or not self._poll.poll(1000 * left):
+                raise SandboxError("did not answer in time")
+            part = os.read(self._replies, count - len(parts))
+            if not part:
+                raise SandboxError(self._last_words())
+            parts += part
+        return bytes(parts)
+
+    def _last_words(self) -> str:
+        """Why it ended: the last line on its standard error, which closes once it has started."""
+        self._process.kill()
+        code = self._process.wait()
+        assert self._process.stderr is not None  # noqa: S101  opened as a pipe
+        lines = self._process.stderr.read(65_536).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else f"ended with code {code}"
+
+
+_NO_FILTER = 97
+"""Exit code of a process whose filter was refused; see `_install_filter` in the zygote."""

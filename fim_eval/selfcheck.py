@@ -1,0 +1,134 @@
+"""What the instrument itself reads: reference answers through the whole pipeline, and empty ones.
+
+The ceiling must be all of the tasks; what the floor is above none is what the tests cannot see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fim_eval.judge import program_key
+from fim_eval.postprocess import POLICIES, filled_middle, filled_program
+from fim_eval.records import InfillTask, Verdict
+from fim_eval.sandbox import Jail
+from fim_eval.suite import Suite
+from fim_eval.verdicts import read_references, read_verdicts
+from fim_eval.verify import Candidate, JudgeSettings, Watcher, judge_candidates
+from fim_eval.words import NO_VERDICT, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """All tasks of one kind, answered in one way."""
+
+    passed: tuple[str, ...]
+    """Task ids."""
+
+    failed: tuple[tuple[str, str], ...]
+    """Task id, and outcome with its detail."""
+
+    unresolved: tuple[tuple[str, str], ...]
+    """The same, where there is no verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfCheck:
+    """What came of one kind of hole."""
+
+    kind: Kind
+    tasks: int
+    ceiling: Answered
+    """Every hole filled with its own reference, under every truncation policy."""
+
+    empty: Answered
+    """Every hole left empty. What passes is *insensitive*: its tests cannot see the hole."""
+
+    filler: Answered
+    """Every hole filled with `pass`, indented as the reference is."""
+
+
+def self_check(
+    suite: Suite, kind: Kind, *, folder: Path, jail: Jail, settings: JudgeSettings, watcher: Watcher
+) -> SelfCheck:
+    """Judge reference answers, empty ones and `pass` for every task of a suite.
+
+    Args:
+        suite: tasks of one kind, and their problems.
+        kind: of hole.
+        folder: where verdicts go; the same folder resumes.
+        jail: where programs run.
+        settings: how they are judged.
+        watcher: is told.
+    """
+    problems = {problem.problem_id: problem for problem in suite.problems}
+    wanted = [
+        Candidate(task.problem_id, filled_program(task, middle))
+        for task in suite.tasks
+        for middle in (*_reference_answers(task), "", filler(task))
+    ]
+    judge_candidates({folder: wanted}, problems, jail, settings, watcher)
+    read = _Reader(folder, suite.tasks)
+    return SelfCheck(
+        kind=kind,
+        tasks=len(suite.tasks),
+        ceiling=read.answered([_reference_answers(task) for task in suite.tasks]),
+        empty=read.answered([("",) for _ in suite.tasks]),
+        filler=read.answered([(filler(task),) for task in suite.tasks]),
+    )
+
+
+def filler(task: InfillTask) -> str:
+    r"""The smallest statement that can stand where the reference stands.
+
+    >>> from fim_eval.records import InfillTask
+    >>> filler(InfillTask(task_id="P/single-line/L1", problem_id="P", kind="single-line",
+    ...     context=None, prefix="def f():\n", middle="    return 1\n", suffix=""))
+    '    pass\n'
+    """
+    indentation = task.middle[: len(task.middle) - len(task.middle.lstrip())]
+    return f"{indentation}pass" + ("\n" if task.middle.endswith("\n") else "")
+
+
+def _reference_answers(task: InfillTask) -> Sequence[str]:
+    """The reference as each policy leaves it."""
+    return [filled_middle(policy, task.middle, task.middle) for policy in POLICIES]
+
+
+class _Reader:
+    """Verdicts of a folder, by task."""
+
+    def __init__(self, folder: Path, tasks: Sequence[InfillTask]) -> None:
+        self._tasks = tasks
+        self._verdicts = read_verdicts(folder)
+        self._tests = {
+            name: reference.tests_sha256 for name, reference in read_references(folder).items()
+        }
+
+    def answered(self, middles: Sequence[Sequence[str]]) -> Answered:
+        """What came of one answer or several to each task: a task passes if all of them do."""
+        passed: list[str] = []
+        failed: list[tuple[str, str]] = []
+        unresolved: list[tuple[str, str]] = []
+        for task, answers in zip(self._tasks, middles, strict=True):
+            worst = [verdict for verdict in self._of(task, answers) if verdict.outcome != "passed"]
+            if not worst:
+                passed.append(task.task_id)
+                continue
+            row = (task.task_id, f"{worst[0].outcome}: {worst[0].detail}")
+            (unresolved if worst[0].outcome in NO_VERDICT else failed).append(row)
+        return Answered(tuple(passed), tuple(failed), tuple(unresolved))
+
+    def _of(self, task: InfillTask, answers: Sequence[str]) -> Iterator[Verdict]:
+        for answer in answers:
+            program = filled_program(task, answer)
+            tests = self._tests.get(task.problem_id)
+            if tests is None:  # its reference could not be executed, which its verdicts say
+                yield from (
+                    verdict
+                    for verdict in self._verdicts.values()
+                    if verdict.problem_id == task.problem_id
+                )
+                return
+            yield self._verdicts[program_key(program, tests)]

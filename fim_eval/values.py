@@ -1,0 +1,118 @@
+"""Values out of the jail: JSON in, Python values out. Knows no process and no test.
+
+The other end is `encode` in `fim_eval.sandbox.zygote`. Scalars that JSON has are themselves (floats
+by `repr`, which is exact; NaN and the infinities as Python's `json` writes them); all else is
+`[tag, part, ...]`. Only the types below can come out, whatever is sent: nothing is imported, called
+by name or unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Any
+
+MOST_HASHED = 10_000
+"""Members of all sets and dicts of one value. More could be chosen to collide, which costs the
+square of their number, and no test expects so many."""
+
+
+class MalformedValueError(ValueError):
+    """The text is no value that `encode` writes."""
+
+
+class Opaque:
+    """A value that equals nothing but itself: a function, an iterator, a plain object."""
+
+    def __repr__(self) -> str:
+        return "<object>"
+
+
+def decode(encoded: object) -> Any:
+    """The value that `encode` was given, as far as `==`, `<`, `in` and `math.isclose` can tell.
+
+    Raises:
+        MalformedValueError: it was not written by `encode`.
+    """
+    try:
+        return _decode(encoded, [MOST_HASHED])
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise MalformedValueError(f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def parse_line(line: bytes) -> list[Any]:
+    """One line from a program's process: a JSON array.
+
+    Raises:
+        MalformedValueError: it is none.
+    """
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise MalformedValueError(f"{type(error).__name__}: {error}"[:200]) from error
+    if not isinstance(message, list) or not message:
+        raise MalformedValueError("no message")
+    return message
+
+
+def _decode(encoded: object, hashed_left: list[int]) -> Any:
+    if not isinstance(encoded, list):
+        if isinstance(encoded, dict):
+            raise MalformedValueError("no value is a JSON object")
+        return encoded
+    tag, *parts = encoded
+    build = _BUILDERS.get(tag) if isinstance(tag, str) else None
+    if build is not None:
+        return build([_decode(part, hashed_left) for part in parts])
+    build = _HASHED.get(tag) if isinstance(tag, str) else None
+    if build is None:
+        raise MalformedValueError("no value is tagged so")
+    hashed_left[0] -= len(parts)
+    if hashed_left[0] < 0:
+        raise MalformedValueError(f"more than {MOST_HASHED} members of sets and dicts")
+    return build([_decode(part, hashed_left) for part in parts])
+
+
+def _pairs(parts: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def _decimal(parts: Sequence[Any]) -> Decimal:
+    (text,) = parts
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise MalformedValueError("no decimal number") from error
+
+
+def _complex(parts: Sequence[Any]) -> complex:
+    real, imaginary = parts
+    return complex(float(real), float(imaginary))
+
+
+_BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
+    "object": lambda _parts: Opaque(),
+    "int": lambda parts: int(parts[0], 16),
+    "bytes": lambda parts: bytes.fromhex(parts[0]),
+    "bytearray": lambda parts: bytearray.fromhex(parts[0]),
+    "complex": _complex,
+    "list": list,
+    "tuple": tuple,
+    "deque": deque,
+    "range": lambda parts: range(*parts),
+    "Fraction": lambda parts: Fraction(*parts),
+    "Decimal": _decimal,
+}
+
+_HASHED: dict[str, Callable[[list[Any]], Any]] = {
+    "set": set,
+    "frozenset": frozenset,
+    "dict": lambda parts: dict(_pairs(parts)),
+    "OrderedDict": lambda parts: OrderedDict(_pairs(parts)),
+    "Counter": lambda parts: Counter(dict(_pairs(parts))),
+    "keys": lambda parts: dict.fromkeys(parts).keys(),
+    "items": lambda parts: dict(_pairs(parts)).items(),
+}
