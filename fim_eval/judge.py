@@ -28,8 +28,8 @@ from fractions import Fraction
 from typing import Any, Literal, assert_never
 
 from fim_eval.errors import DatasetError
-from fim_eval.infill import parse
 from fim_eval.records import Execution, Problem
+from fim_eval.syntax import parse
 from fim_eval.values import MalformedValueError, decode, parse_line
 from fim_eval.words import Evidence, TestStyle, VerdictOutcome
 

@@ -5,31 +5,50 @@ The raw completion is stored; every policy is computed from it, never by asking 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 from fim_eval.records import InfillTask, Prompt
+from fim_eval.syntax import parse
 from fim_eval.words import Policy
 
-POLICIES: tuple[Policy, ...] = ("raw", "reference-lines")
+POLICIES: tuple[Policy, ...] = (
+    "raw", "reference-lines", "first-line", "suffix-overlap", "syntax",
+)  # fmt: skip
+
+_TOKENS = re.compile(r"\w+|[^\S\n]+|\n|.", re.DOTALL)
 
 
-def filled_middle(policy: Policy, completion: str, reference: str) -> str:
+def filled_middle(policy: Policy, completion: str, task: InfillTask) -> str:
     r"""The completion's part that fills the hole, under one truncation policy.
 
-    `raw`: all of it. `reference-lines`: as many lines as the reference has, an oracle that makes
-    left-to-right completions comparable (InCoder, https://arxiv.org/abs/2204.05999, "L-R single").
+    raw: all of it.
+    reference-lines: as many lines as the reference has, an oracle that makes left-to-right
+        completions comparable (InCoder, https://arxiv.org/abs/2204.05999, "L-R single").
+    first-line: its first line, as DeepSeek-Coder-V2 (https://arxiv.org/abs/2406.11931) scores
+        single lines.
+    suffix-overlap: up to where it begins to repeat the suffix: before the first of its lines that
+        is the suffix's first non-blank line, or before an end that the suffix begins with.
+    syntax: the longest beginning with which the program parses, cut at line ends where the hole is
+        of whole lines and between tokens where it is not (as SAFIM,
+        https://arxiv.org/abs/2403.04814); all of it if none does.
+
     Lines are whole: where the reference ends with a newline, so does what is kept, even if the
     model stopped, or a stop string began, at that newline. An empty completion stays empty.
-
-    >>> filled_middle("reference-lines", "    a = 1\n    b = 2\n", "    a = 1\n")
-    '    a = 1\n'
     """
     match policy:
         case "raw":
             return completion
         case "reference-lines":
-            return _first_lines(completion, reference)
+            return _first_lines(completion, task.middle)
+        case "first-line":
+            line = completion.partition("\n")[0]
+            return line + "\n" if completion and task.middle.endswith("\n") else line
+        case "suffix-overlap":
+            return _before_suffix(completion, task)
+        case "syntax":
+            return _longest_parsing(completion, task)
         case _:
             assert_never(policy)
 
@@ -37,6 +56,12 @@ def filled_middle(policy: Policy, completion: str, reference: str) -> str:
 def filled_program(task: InfillTask, middle: str) -> str:
     """The whole program, its hole filled, as it is executed: nothing stripped or added."""
     return task.prefix + middle + task.suffix
+
+
+def _whole(text: str, task: InfillTask) -> str:
+    """The text, ended with a newline where the reference is."""
+    unended = task.middle.endswith("\n") and text and not text.endswith("\n")
+    return text + "\n" if unended else text
 
 
 def _first_lines(completion: str, reference: str) -> str:
@@ -50,6 +75,53 @@ def _first_lines(completion: str, reference: str) -> str:
         return "\n".join(lines[:count]) + ("\n" if whole_lines else "")
     unended = whole_lines and completion and not completion.endswith("\n")
     return completion + "\n" if unended else completion
+
+
+def _before_suffix(completion: str, task: InfillTask) -> str:
+    ends = [len(completion)]
+    first_line = next((line for line in task.suffix.split("\n") if line.strip()), None)
+    if first_line is not None:
+        place = 0
+        for line in completion.split("\n"):
+            # Not the first line of a hole that begins within one: it is no line of its own.
+            is_line = place > 0 or task.prefix.endswith("\n") or not task.prefix
+            if is_line and line == first_line:
+                ends.append(place)
+                break
+            place += len(line) + 1
+    for start in range(len(completion)):
+        tail = completion[start:]
+        if task.suffix.startswith(tail):
+            if tail.strip():
+                ends.append(start)
+            break
+    return _whole(completion[: min(ends)], task)
+
+
+def _longest_parsing(completion: str, task: InfillTask) -> str:
+    for text in _beginnings(completion, task):
+        try:
+            parse(filled_program(task, text))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        return text
+    return completion
+
+
+def _beginnings(completion: str, task: InfillTask) -> Iterator[str]:
+    """Where a completion may be cut, longest first."""
+    if task.middle.endswith("\n"):
+        pieces = completion.split("\n")
+        cuts = ["\n".join(pieces[:count]) for count in range(len(pieces), 0, -1)]
+    else:
+        ends = [found.end() for found in _TOKENS.finditer(completion)]
+        cuts = [completion[:end] for end in reversed(ends)]
+    before = None
+    for cut in (*cuts, ""):
+        text = _whole(cut, task)
+        if text != before:
+            yield text
+        before = text
 
 
 def continuation(

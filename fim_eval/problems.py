@@ -21,8 +21,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fim_eval.errors import DatasetError
-from fim_eval.infill import parse
 from fim_eval.records import DatasetFacts, Problem
+from fim_eval.syntax import parse
 from fim_eval.words import Split
 
 HUB_REPOSITORY = "google-research-datasets/mbpp"

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fim_eval.words import (
+    BlockPart,
     Context,
     Evidence,
     FailureReason,
@@ -57,16 +58,20 @@ class InfillTask(Record):
     """One hole in one program. Key: `task_id`. `prefix + middle + suffix` is the whole program."""
 
     task_id: str
-    """`MBPP/11/single-line/L2`: problem, kind, line counted from 0."""
+    """`MBPP/11/single-line/L2`: problem, kind, place; see `infill.tasks_of`."""
 
     problem_id: str
     kind: Kind
+    part: BlockPart | None = None
+    """What a `block` is; None for other kinds."""
+
     context: str | None
     """The problem's text, for the prompt to show above the program; None: there is none."""
 
     prefix: str
     middle: str
-    """The reference answer: whole lines, with indentation and trailing newline."""
+    """The reference answer. Whole lines, with indentation and trailing newline, where the kind is
+    one of lines; empty in some random spans."""
 
     suffix: str
 
@@ -285,7 +290,14 @@ class TaskFacts(Record):
     dataset: DatasetFacts
     split: str
     kind: Kind
+    per_problem: int | None
+    """Most tasks of one problem, drawn by `seed`; None: all there are, or the kind's own number."""
+
+    seed: int
     tasks: int
+    excluded: dict[str, int]
+    """Places that are no holes of this kind, by reason."""
+
     problems_without_holes: tuple[str, ...]
     tasks_sha256: str
     problems_sha256: str

@@ -5,7 +5,7 @@ The ceiling must be all of the tasks; what the floor is above none is what the t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fim_eval.sandbox import Jail
 from fim_eval.suite import Suite
 from fim_eval.verdicts import read_references, read_verdicts
 from fim_eval.verify import Candidate, JudgeSettings, Watcher, judge_candidates
-from fim_eval.words import NO_VERDICT, Kind
+from fim_eval.words import NO_VERDICT, Kind, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,10 @@ class SelfCheck:
     kind: Kind
     tasks: int
     ceiling: Answered
-    """Every hole filled with its own reference, under every truncation policy."""
+    """Every hole filled with its own reference."""
+
+    under_policy: dict[Policy, Answered]
+    """The same after each truncation policy: what is missing there, the policy itself costs."""
 
     empty: Answered
     """Every hole left empty. What passes is *insensitive*: its tests cannot see the hole."""
@@ -66,16 +69,21 @@ def self_check(
     wanted = [
         Candidate(task.problem_id, filled_program(task, middle))
         for task in suite.tasks
-        for middle in (*_reference_answers(task), "", filler(task))
+        for middle in (*_reference_answers(task).values(), "", filler(task))
     ]
     judge_candidates({folder: wanted}, problems, jail, settings, watcher)
     read = _Reader(folder, suite.tasks)
     return SelfCheck(
         kind=kind,
         tasks=len(suite.tasks),
-        ceiling=read.answered([_reference_answers(task) for task in suite.tasks]),
-        empty=read.answered([("",) for _ in suite.tasks]),
-        filler=read.answered([(filler(task),) for task in suite.tasks]),
+        ceiling=read.answered([task.middle for task in suite.tasks]),
+        under_policy={
+            policy: read.answered([_reference_answers(task)[policy] for task in suite.tasks])
+            for policy in POLICIES
+            if policy != "raw"
+        },
+        empty=read.answered([""] * len(suite.tasks)),
+        filler=read.answered([filler(task) for task in suite.tasks]),
     )
 
 
@@ -91,9 +99,9 @@ def filler(task: InfillTask) -> str:
     return f"{indentation}pass" + ("\n" if task.middle.endswith("\n") else "")
 
 
-def _reference_answers(task: InfillTask) -> Sequence[str]:
+def _reference_answers(task: InfillTask) -> dict[Policy, str]:
     """The reference as each policy leaves it."""
-    return [filled_middle(policy, task.middle, task.middle) for policy in POLICIES]
+    return {policy: filled_middle(policy, task.middle, task) for policy in POLICIES}
 
 
 class _Reader:
@@ -106,29 +114,24 @@ class _Reader:
             name: reference.tests_sha256 for name, reference in read_references(folder).items()
         }
 
-    def answered(self, middles: Sequence[Sequence[str]]) -> Answered:
-        """What came of one answer or several to each task: a task passes if all of them do."""
+    def answered(self, middles: Sequence[str]) -> Answered:
+        """What came of one answer to each task."""
         passed: list[str] = []
         failed: list[tuple[str, str]] = []
         unresolved: list[tuple[str, str]] = []
-        for task, answers in zip(self._tasks, middles, strict=True):
-            worst = [verdict for verdict in self._of(task, answers) if verdict.outcome != "passed"]
-            if not worst:
+        for task, middle in zip(self._tasks, middles, strict=True):
+            verdict = self._of(task, middle)
+            if verdict is None:
+                unresolved.append((task.task_id, "its problem's reference could not be executed"))
+            elif verdict.outcome == "passed":
                 passed.append(task.task_id)
-                continue
-            row = (task.task_id, f"{worst[0].outcome}: {worst[0].detail}")
-            (unresolved if worst[0].outcome in NO_VERDICT else failed).append(row)
+            else:
+                row = (task.task_id, f"{verdict.outcome}: {verdict.detail}")
+                (unresolved if verdict.outcome in NO_VERDICT else failed).append(row)
         return Answered(tuple(passed), tuple(failed), tuple(unresolved))
 
-    def _of(self, task: InfillTask, answers: Sequence[str]) -> Iterator[Verdict]:
-        for answer in answers:
-            program = filled_program(task, answer)
-            tests = self._tests.get(task.problem_id)
-            if tests is None:  # its reference could not be executed, which its verdicts say
-                yield from (
-                    verdict
-                    for verdict in self._verdicts.values()
-                    if verdict.problem_id == task.problem_id
-                )
-                return
-            yield self._verdicts[program_key(program, tests)]
+    def _of(self, task: InfillTask, middle: str) -> Verdict | None:
+        tests = self._tests.get(task.problem_id)
+        if tests is None:
+            return None
+        return self._verdicts[program_key(filled_program(task, middle), tests)]

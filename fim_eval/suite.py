@@ -8,6 +8,7 @@ both into its directory if they still fit the file.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import DatasetError
-from fim_eval.infill import single_line_tasks
+from fim_eval.infill import tasks_of
 from fim_eval.lines import json_lines
 from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, Problem, TaskFacts
@@ -33,31 +34,46 @@ class Suite:
     facts: TaskFacts | None = None
 
 
-def build_suite(problems: str, split: str, kind: Kind, notice: Callable[[str], None]) -> Suite:
-    """Every hole of one kind in the problems of one split, in the data set's order.
+def build_suite(
+    problems: str,
+    split: str,
+    kind: Kind,
+    notice: Callable[[str], None],
+    *,
+    per_problem: int | None = None,
+    seed: int = 0,
+) -> Suite:
+    """The holes of one kind in the problems of one split, in the data set's order.
 
     Args:
         problems: as `problems.load_problems` takes it.
         split: `prompt`, `test`, `validation`, `train` or `all`.
         kind: of hole.
         notice: told before anything slow.
+        per_problem: most holes of one problem; None: all.
+        seed: of what is drawn.
     """
     loaded, dataset = load_problems(problems, split, notice)
     tasks: list[InfillTask] = []
     with_holes: list[Problem] = []
     without: list[str] = []
+    excluded: Counter[str] = Counter()
     for problem in loaded:
-        holes = list(single_line_tasks(problem))
-        if holes:
+        holes = tasks_of(problem, kind, per_problem=per_problem, seed=seed)
+        excluded += holes.excluded
+        if holes.tasks:
             with_holes.append(problem)
         else:
             without.append(problem.problem_id)
-        tasks.extend(holes)
+        tasks.extend(holes.tasks)
     facts = TaskFacts(
         dataset=dataset,
         split=split,
         kind=kind,
+        per_problem=per_problem,
+        seed=seed,
         tasks=len(tasks),
+        excluded=dict(excluded),
         problems_without_holes=tuple(without),
         tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
         problems_sha256=hashlib.sha256(json_lines(with_holes)).hexdigest(),

@@ -143,7 +143,7 @@ def _run_candidates(path: Path, problems: Mapping[str, Problem]) -> Iterator[Can
         outcome = outcomes.get((task.task_id, strategy, 0))
         if isinstance(outcome, Completion):
             for policy in POLICIES:
-                middle = filled_middle(policy, outcome.text, task.middle)
+                middle = filled_middle(policy, outcome.text, task)
                 yield Candidate(task.problem_id, filled_program(task, middle))
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import Literal
 
 Split = Literal["prompt", "test", "validation", "train"]
-Kind = Literal["single-line"]
+Kind = Literal["single-line", "multi-line", "random-span", "block"]
+BlockPart = Literal["body", "condition", "return-value", "call"]
+"""What a `block` is in the syntax tree."""
+
 Strategy = Literal["fim-psm", "fim-spm", "lr"]
 Context = Literal["none", "text"]
-Policy = Literal["raw", "reference-lines"]
+Policy = Literal["raw", "reference-lines", "first-line", "suffix-overlap", "syntax"]
 Infills = Literal["yes", "no", "disputed", "unknown"]
 
 FailureReason = Literal[

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fim_eval.infill import single_line_tasks
+from fim_eval.infill import tasks_of
 from fim_eval.problems import load_problems
 from fim_eval.records import DatasetFacts, InfillTask, Problem
 from fim_eval.tokenizer import Tokenizer
@@ -74,7 +74,9 @@ def mbpp(name: str, split: str) -> tuple[list[Problem], DatasetFacts]:
 @cache
 def mbpp_tasks(name: str, split: str) -> list[InfillTask]:
     """The single-line tasks of MBPP's problems of one split."""
-    return [task for problem in mbpp(name, split)[0] for task in single_line_tasks(problem)]
+    return [
+        task for problem in mbpp(name, split)[0] for task in tasks_of(problem, "single-line").tasks
+    ]
 
 
 @cache

@@ -26,7 +26,9 @@ from fim_eval.cli.options import (
     Limit,
     MaxTokens,
     ModelName,
+    PerProblem,
     Problems,
+    Seed,
     SplitName,
     TasksFile,
     TokenizerSource,
@@ -47,12 +49,14 @@ def tasks(
     out: Annotated[Path, typer.Option("--out", help="File to write; - is standard output.")],
     split: SplitName = "test",
     kind: KindName = "single-line",
+    per_problem: PerProblem = None,
+    seed: Seed = 0,
 ) -> None:
     """Cut holes into programs: one task a line."""
     from fim_eval.lines import json_lines
     from fim_eval.suite import build_suite, facts_path, problems_path
 
-    suite = build_suite(problems, split, kind, say)
+    suite = build_suite(problems, split, kind, say, per_problem=per_problem, seed=seed)
     facts = suite.facts
     assert facts is not None  # noqa: S101  what is built comes with its facts
     write(out, json_lines(suite.tasks))
@@ -63,6 +67,8 @@ def tasks(
         f", {facts.dataset.programs_changed} normalised" if facts.dataset.programs_changed else ""
     )
     without = len(facts.problems_without_holes)
+    for reason, count in facts.excluded.items():
+        say(f"{count} places are no {kind} holes: {reason}")
     say(
         f"{facts.tasks} {kind} tasks from split {split} of {facts.dataset.source} "
         f"({facts.dataset.problems} problems in all{changed}"
@@ -167,6 +173,8 @@ def eval_(
     problems: Problems = "mbpp",
     split: SplitName = "test",
     kind: KindName = "single-line",
+    per_problem: PerProblem = None,
+    seed: Seed = 0,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -226,7 +234,7 @@ def eval_(
         answering = run_async(answering_servers(servers))
         targets = [(server.base_url, server.model) for server in answering]
         say("answering: " + ", ".join(f"{name} at {url}" for url, name in targets))
-    suite = build_suite(problems, split, kind, say)
+    suite = build_suite(problems, split, kind, say, per_problem=per_problem, seed=seed)
     requests = []
     for url, name in targets:
         known = card_of(card or name)

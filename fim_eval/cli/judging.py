@@ -22,7 +22,9 @@ from fim_eval.cli.options import (
     IsolationName,
     KindName,
     Memory,
+    PerProblem,
     Problems,
+    Seed,
     SplitName,
     TestsName,
     TimeFloor,
@@ -156,6 +158,8 @@ def selfcheck(
     problems: Problems = "mbpp",
     split: SplitName = "test",
     kind: KindName = "single-line",
+    per_problem: PerProblem = None,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="JSON file for every task that is not as it should be."),
@@ -184,7 +188,7 @@ def selfcheck(
         time_floor_s=time_floor,
         memory_bytes=memory_mb << 20,
     )
-    suite = build_suite(problems, split, kind, say)
+    suite = build_suite(problems, split, kind, say, per_problem=per_problem, seed=seed)
     jail = jail_for(isolation)
     with (
         tempfile.TemporaryDirectory(prefix="fim-eval-selfcheck-") as folder,
@@ -362,6 +366,7 @@ def show_self_check(found: SelfCheck) -> None:
         table.add_column(header, justify="right")
     for name, answered in (
         ("ceiling: the reference", found.ceiling),
+        *((f"  under {policy}", answered) for policy, answered in found.under_policy.items()),
         ("floor: nothing", found.empty),
         ("floor: pass", found.filler),
     ):

@@ -58,6 +58,15 @@ Problems = Annotated[
 ]
 SplitName = Annotated[str, typer.Option("--split", help="prompt, test, validation, train or all.")]
 KindName = Annotated[Kind, typer.Option("--kind", help="Kind of hole.")]
+PerProblem = Annotated[
+    int | None,
+    typer.Option(
+        "--per-problem",
+        min=1,
+        help="Most holes of one problem, drawn by --seed; by default all, of random-span ten.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the holes that are drawn.")]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Programs at work at once; by default one per core."),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from fim_eval.cli.console import say
 from fim_eval.errors import RunDirectoryError
+from fim_eval.words import Policy
+
+SHOWN = "raw,reference-lines"
+"""What a terminal shows unless asked for more: the answer itself, and the usual comparison."""
 
 
 def report(
@@ -25,6 +29,13 @@ def report(
             "table is stored beside its manifest in any case.",
         ),
     ] = None,
+    policies: Annotated[
+        str,
+        typer.Option(
+            "--policies",
+            help="Truncation policies to print, separated by commas, or all; files hold all.",
+        ),
+    ] = SHOWN,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON instead.")
     ] = False,
@@ -33,11 +44,33 @@ def report(
     from fim_eval.journal import has_manifest
 
     is_parent = len(paths) == 1 and not has_manifest(paths[0])
-    tell(paths, out or (paths[0] if is_parent else None), as_json=as_json)
+    shown = named_policies(policies)
+    tell(paths, out or (paths[0] if is_parent else None), as_json=as_json, policies=shown)
 
 
-def tell(paths: Sequence[Path], folder: Path | None, *, as_json: bool) -> None:
-    """Print the table of the runs; store it in `folder`, and each run's own beside its manifest."""
+def named_policies(names: str) -> tuple[Policy, ...]:
+    """The policies of a list with commas."""
+    known = get_args(Policy)
+    chosen = known if names == "all" else [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in known:
+            raise typer.BadParameter(
+                f"{name} is none of {', '.join(known)}, all", param_hint="--policies"
+            )
+    return cast("tuple[Policy, ...]", tuple(chosen))
+
+
+def tell(
+    paths: Sequence[Path],
+    folder: Path | None,
+    *,
+    as_json: bool,
+    policies: Sequence[Policy] = (),
+) -> None:
+    """Print the table of the runs; store it in `folder`, and each run's own beside its manifest.
+
+    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all.
+    """
     import polars as pl
     from rich.console import Console
 
@@ -54,7 +87,8 @@ def tell(paths: Sequence[Path], folder: Path | None, *, as_json: bool) -> None:
     else:
         # A pipe or a log has no width: wide enough for every column.
         console = Console() if sys.stdout.isatty() else Console(width=140)
-        console.print(show(summary))
+        chosen = policies or named_policies(SHOWN)
+        console.print(show(summary.filter(pl.col("policy").is_in(chosen))))
     stored = []
     for path, own in zip(runs, scores, strict=True):
         try:

@@ -28,7 +28,9 @@ def score_run(path: Path) -> pl.DataFrame:
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
     str, policy str, problem_id str, task_id str, answered bool; the columns of
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
-    completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64, null where unanswered; judged
+    ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
+    `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
+    null where unanswered; judged
     bool (the run was, at least in part); verdict str (a `words.VerdictOutcome`) and passed bool,
     null without a verdict; sensitive bool: the tests fail if the hole stays empty, null if that was
     not judged.
@@ -44,13 +46,15 @@ def score_run(path: Path) -> pl.DataFrame:
         for task in read_tasks(path):
             outcome = outcomes.get((task.task_id, strategy, 0))
             answer = outcome if isinstance(outcome, Completion) else None
-            middle = filled_middle(policy, answer.text, task.middle) if answer else ""
+            middle = filled_middle(policy, answer.text, task) if answer else ""
             verdict = judged.outcome(task, middle) if answer else None
             empty = judged.outcome(task, "")
             rows.append(
                 (
                     policy, task.kind, task.problem_id, task.task_id, answer is not None,
                     answer and answer.finish_reason == "length",
+                    answer and _ended(answer),
+                    answer and _ran_past(answer, task),
                     answer and answer.completion_tokens,
                     answer and answer.segment,
                     answer and answer.sent_ns, answer and answer.elapsed_ns,
@@ -68,6 +72,8 @@ def score_run(path: Path) -> pl.DataFrame:
         "task_id": pl.String,
         "answered": pl.Boolean,
         "truncated": pl.Boolean,
+        "ended": pl.Boolean,
+        "ran_past": pl.Boolean,
         "completion_tokens": pl.Int64,
         "segment": pl.Int64,
         "sent_ns": pl.Int64,
@@ -86,6 +92,17 @@ def score_run(path: Path) -> pl.DataFrame:
         pl.lit(strategy).alias("strategy"),
         *(pl.when("answered").then(name).alias(name) for name in scores.columns),
     )
+
+
+def _ended(answer: Completion) -> bool:
+    """Whether the model said that it was done: no stop string and no limit spoke for it."""
+    return answer.finish_reason == "stop" and not isinstance(answer.stop_reason, str)
+
+
+def _ran_past(answer: Completion, task: InfillTask) -> bool:
+    """Whether the answer goes on to repeat the suffix."""
+    # Shorter by more than the newline that a policy may add.
+    return len(filled_middle("suffix-overlap", answer.text, task)) < len(answer.text)
 
 
 class _Judged:
@@ -124,6 +141,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         unjudged u32: answered tasks without a verdict.
         edit_distance_mean, edit_distance_median f64, characters: over the n answered.
         truncated u32: answers that met the token limit.
+        no_end u32: answers that did not write an end token: met the limit or a stop string.
+        ran_past u32: answers that go on to repeat the suffix.
         completion_tokens i64: sum over answers; null if the server counts none.
         wall_s f64: from the first request sent to the last answer received, summed over the
             run's sessions; null if nothing was answered.
@@ -153,6 +172,8 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         pl.col("edit_distance").mean().alias("edit_distance_mean"),
         pl.col("edit_distance").median().alias("edit_distance_median"),
         pl.col("truncated").sum().cast(pl.UInt32).alias("truncated"),
+        (answered - pl.col("ended").sum()).cast(pl.UInt32).alias("no_end"),
+        pl.col("ran_past").sum().cast(pl.UInt32).alias("ran_past"),
         pl.when(pl.col("completion_tokens").is_not_null().any())
         .then(pl.col("completion_tokens").sum())
         .alias("completion_tokens"),

@@ -17,6 +17,7 @@ from rich.console import Console
 from fim_eval.errors import RunDirectoryError
 from fim_eval.formats import card_of
 from fim_eval.lines import json_lines
+from fim_eval.postprocess import POLICIES
 from fim_eval.records import InfillTask
 from fim_eval.report import find_runs, score_run, show, store, summarise
 from fim_eval.words import Strategy
@@ -159,7 +160,7 @@ def test_known_answers_give_known_numbers(tmp_path: Path) -> None:
         ],
     )
     summary = summarise(score_run(run))
-    assert summary["policy"].to_list() == ["raw", "reference-lines"]
+    assert summary["policy"].to_list() == list(POLICIES)
     raw, cut = row(summary, "raw"), row(summary, "reference-lines")
 
     # Distances of the whole answers: 0; 1; two blanks and a line of ten; all ten of the reference.
@@ -182,6 +183,21 @@ def test_known_answers_give_known_numbers(tmp_path: Path) -> None:
         assert rounded(each, "completion_tokens", "wall_s", "tokens_per_s") == [16, 0.5, 32.0]
         for name in ("exact_match", "exact_match_rstrip", "edit_similarity", "indel_ratio"):
             assert each[f"{name}_low"] == each[name] == each[f"{name}_high"]
+
+
+def test_what_did_not_end_and_what_ran_past_the_hole_is_counted(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run",
+        [
+            {"text": "    return a\n"},  # the end of the sequence
+            {"text": "    return b\n", "stop_reason": 32010},  # the end token
+            {"text": "    x = 1\n    return x", "stop_reason": "\ndef "},
+            {"text": "    y = 2\n    z = 3\n", "finish_reason": "length"},
+        ],
+        suffix="    return x\n",
+    )
+    for each in summarise(score_run(run)).to_dicts():
+        assert rounded(each, "no_end", "truncated", "ran_past") == [2, 1, 1]
 
 
 def test_what_has_no_answer_is_in_the_denominator_and_rates_become_bounds(tmp_path: Path) -> None:
@@ -297,7 +313,8 @@ def test_rows_come_by_size_then_strategy_then_policy(tmp_path: Path) -> None:
         make_run(tmp_path / "d", right, model="codellama-7b", card="CodeLlama-7b-hf"),
     ]
     summary = summarise(pl.concat([score_run(run) for run in runs]))
-    assert summary.select("model", "strategy", "policy").rows() == [
+    two = summary.filter(pl.col("policy").is_in(["raw", "reference-lines"]))
+    assert two.select("model", "strategy", "policy").rows() == [
         ("codellama-7b", "lr", "raw"),
         ("codellama-7b", "lr", "reference-lines"),
         ("codellama-7b", "fim-psm", "raw"),
@@ -308,7 +325,7 @@ def test_rows_come_by_size_then_strategy_then_policy(tmp_path: Path) -> None:
         ("unheard-of", "lr", "reference-lines"),
     ]
     assert summary["parameters"].to_list()[-1] is None
-    assert summary["tasks"].to_list() == [4] * 8
+    assert summary["tasks"].to_list() == [4] * 4 * len(POLICIES)
     shown = as_text(summary)
     assert shown.index("codellama-7b, lr") < shown.index("codellama-7b, fim-psm")
     assert shown.index("codellama-7b, fim-psm") < shown.index("codellama-13b, lr")
@@ -402,7 +419,18 @@ class TestTheCommand:
         assert done.stdout.index("m7, lr") < done.stdout.index("m13, lr")
         assert done.stdout.count("4/4") == 4
         stored = pl.read_parquet(in_process.folder / "study" / "summary.parquet")
-        assert stored["model"].to_list() == ["m7", "m7", "m13", "m13"]
+        assert stored["model"].to_list() == ["m7"] * len(POLICIES) + ["m13"] * len(POLICIES)
+
+    def test_prints_the_policies_that_are_asked_for(self, in_process: InProcess) -> None:
+        make_run(in_process.folder / "run", [{"text": middle} for middle in MIDDLES])
+        done = in_process("report", "run", "--policies", "syntax,raw")
+        assert [line.split()[0] for line in done.stdout.splitlines() if "4/4" in line] == [
+            "raw", "syntax",
+        ]  # fmt: skip
+        assert in_process("report", "run", "--policies", "all").stdout.count("4/4") == 5
+        refused = in_process("report", "run", "--policies", "rwa")
+        assert refused.returncode == 2
+        assert "rwa is none of raw, reference-lines" in refused.stderr
 
     def test_prints_the_stored_rows_as_json(self, in_process: InProcess) -> None:
         make_run(
@@ -412,7 +440,7 @@ class TestTheCommand:
         assert done.returncode == 0, done.stderr
         stored = json.loads((in_process.folder / "run" / "summary.json").read_bytes())
         assert json.loads(done.stdout) == stored
-        assert [row["unresolved"] for row in stored] == [2, 2]
+        assert [row["unresolved"] for row in stored] == [2] * len(POLICIES)
 
     def test_writes_a_hostile_name_inertly(self, in_process: InProcess) -> None:
         right = [{"text": middle} for middle in MIDDLES]

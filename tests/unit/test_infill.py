@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fim_eval.infill import body_lines, single_line_tasks
+from fim_eval.infill import bodies as bodies_of
+from fim_eval.infill import tasks_of
 from fim_eval.problems import load_problems, normalise
 from fim_eval.records import InfillTask, Problem
 from tests.data_paths import (
@@ -43,7 +44,7 @@ def problem(code: str, body_offset: int | None = None) -> Problem:
 
 def holes(code: str, body_offset: int | None = None) -> list[str]:
     """The middles of a program's tasks, without the newline that each ends with."""
-    tasks = list(single_line_tasks(problem(code, body_offset)))
+    tasks = tasks_of(problem(code, body_offset), "single-line").tasks
     assert_each_task_is_one_line_of(code, tasks)
     return [task.middle[:-1] for task in tasks]
 
@@ -98,7 +99,7 @@ def official() -> list[dict[str, Any]]:
 @cache
 def human_eval() -> tuple[list[Problem], list[InfillTask]]:
     problems, _ = load_problems("humaneval", "all", quiet)
-    return problems, [task for found in problems for task in single_line_tasks(found)]
+    return problems, [task for found in problems for task in tasks_of(found, "single-line").tasks]
 
 
 @needs_infilling
@@ -146,7 +147,7 @@ def test_every_human_eval_task_is_one_line_of_its_program() -> None:
 
 def test_the_task_says_where_its_hole_is_and_what_is_around_it() -> None:
     code = "import re\n\ndef f(x):\n    y = x\n\n    return y\n\nprint(f(1))\n"
-    first, second = single_line_tasks(problem(code))
+    first, second = tasks_of(problem(code), "single-line").tasks
     assert first.task_id == "T/1/single-line/L3"
     assert second == InfillTask(
         task_id="T/1/single-line/L5",
@@ -404,7 +405,7 @@ def test_each_line_of_text_in_a_long_string_is_a_hole() -> None:
 def test_only_a_newline_ends_a_line(separator: str) -> None:
     code = f"s = 'a{separator}b'\ndef f(x):\n    y = 'a{separator}b'\n    return y\n"
     assert holes(code) == [f"    y = 'a{separator}b'", "    return y"]
-    assert [task.task_id for task in single_line_tasks(problem(code))] == [
+    assert [task.task_id for task in tasks_of(problem(code), "single-line").tasks] == [
         "T/1/single-line/L2",
         "T/1/single-line/L3",
     ]
@@ -450,8 +451,8 @@ def test_a_program_with_an_invalid_escape_is_cut_under_any_warning_filter() -> N
         assert holes("def f(x):\n    return '\\w'\n") == ["    return '\\w'"]
 
 
-def test_body_lines_counts_the_blank_ones() -> None:
-    assert body_lines("def f(x):\n\n    y = x\n\n    return y\n\nprint(1)\n") == [1, 2, 3, 4]
+def test_bodies_count_the_blank_lines() -> None:
+    assert bodies_of("def f(x):\n\n    y = x\n\n    return y\n\nprint(1)\n") == [[1, 2, 3, 4]]
 
 
 def test_where_the_data_set_says_which_part_is_the_body_no_syntax_is_asked() -> None:
@@ -462,7 +463,8 @@ def test_where_the_data_set_says_which_part_is_the_body_no_syntax_is_asked() -> 
 
 def test_lines_are_counted_from_where_the_data_set_s_own_solution_begins() -> None:
     prompt = "import re\n\ndef f(x):\n"
-    tasks = single_line_tasks(problem(prompt + "\n    y = x\n    return y\n", len(prompt)))
+    found = problem(prompt + "\n    y = x\n    return y\n", len(prompt))
+    tasks = tasks_of(found, "single-line").tasks
     assert [task.task_id for task in tasks] == ["T/1/single-line/L1", "T/1/single-line/L2"]
 
 
@@ -556,7 +558,7 @@ def test_a_program_has_exactly_the_holes_it_was_made_with(lines: list[Line]) -> 
     code = "".join(line.text + "\n" for line in lines)
     ast.parse(code)
     expected = {f"L{number}": line.text for number, line in enumerate(lines) if line.hole}
-    tasks = list(single_line_tasks(problem(code)))
+    tasks = tasks_of(problem(code), "single-line").tasks
     assert_each_task_is_one_line_of(code, tasks)
     found = {task.task_id.rpartition("/")[2]: task.middle[:-1] for task in tasks}
     assert found == expected
@@ -572,7 +574,7 @@ def test_normalising_a_program_moves_no_hole_to_other_code(lines: list[Line]) ->
 @given(st.text(alphabet="a \t\f\u2028\n"), st.text(alphabet="a \t\f\u2028\n"))
 def test_any_text_with_a_given_body_is_cut_at_its_newlines(before: str, body: str) -> None:
     prompt = before + "\n"
-    tasks = list(single_line_tasks(problem(prompt + body + "\n", len(prompt))))
+    tasks = tasks_of(problem(prompt + body + "\n", len(prompt)), "single-line").tasks
     assert_each_task_is_one_line_of(prompt + body + "\n", tasks)
     assert {int(task.task_id.rpartition("/L")[2]): task.middle[:-1] for task in tasks} == {
         number: line for number, line in enumerate(body.split("\n")) if line.strip()

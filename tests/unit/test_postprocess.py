@@ -7,8 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fim_eval.postprocess import POLICIES, continuation, filled_middle
-from fim_eval.records import Prompt
+from fim_eval.records import InfillTask, Prompt
 from fim_eval.words import Policy
+
+
+def hole(middle: str, prefix: str = "", suffix: str = "") -> InfillTask:
+    return InfillTask(
+        task_id="T/1/single-line/L1",
+        problem_id="T/1",
+        kind="single-line",
+        context=None,
+        prefix=prefix,
+        middle=middle,
+        suffix=suffix,
+    )
+
 
 lines = st.text(alphabet="ab \t\f\r\u2028\x85é\n", max_size=20)
 """Short texts, rich in what some would take for line ends."""
@@ -42,12 +55,12 @@ lines = st.text(alphabet="ab \t\f\r\u2028\x85é\n", max_size=20)
 def test_reference_lines_keeps_as_many_whole_lines_as_the_reference_has(
     completion: str, reference: str, middle: str
 ) -> None:
-    assert filled_middle("reference-lines", completion, reference) == middle
+    assert filled_middle("reference-lines", completion, hole(reference)) == middle
 
 
 @given(st.text(), st.text())
 def test_raw_keeps_the_completion_to_the_last_character(completion: str, reference: str) -> None:
-    assert filled_middle("raw", completion, reference) == completion
+    assert filled_middle("raw", completion, hole(reference)) == completion
 
 
 @given(lines, lines)
@@ -55,7 +68,7 @@ def test_a_reference_of_whole_lines_followed_by_anything_gives_the_reference(
     text: str, anything: str
 ) -> None:
     reference = text + "\n"
-    assert filled_middle("reference-lines", reference + anything, reference) == reference
+    assert filled_middle("reference-lines", reference + anything, hole(reference)) == reference
 
 
 @given(lines, lines)
@@ -63,29 +76,88 @@ def test_an_unended_reference_followed_by_a_new_line_gives_the_reference(
     text: str, anything: str
 ) -> None:
     reference = text + "x"
-    assert filled_middle("reference-lines", reference, reference) == reference
-    assert filled_middle("reference-lines", reference + "\n" + anything, reference) == reference
+    assert filled_middle("reference-lines", reference, hole(reference)) == reference
+    answer = reference + "\n" + anything
+    assert filled_middle("reference-lines", answer, hole(reference)) == reference
 
 
 @given(lines, lines)
 def test_a_whole_line_reference_gets_whole_lines_or_nothing(completion: str, text: str) -> None:
     reference = text + "\n"
-    middle = filled_middle("reference-lines", completion, reference)
+    middle = filled_middle("reference-lines", completion, hole(reference))
     assert middle == "" if not completion else middle.endswith("\n")
     assert (completion + "\n").startswith(middle)
     assert middle.count("\n") <= reference.count("\n")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@given(completion=lines, text=lines)
-def test_what_a_policy_keeps_it_keeps_again(policy: Policy, completion: str, text: str) -> None:
-    reference = text + "\n"
-    once = filled_middle(policy, completion, reference)
-    assert filled_middle(policy, once, reference) == once
+@given(completion=lines, text=lines, suffix=lines)
+def test_what_a_policy_keeps_it_keeps_again(
+    policy: Policy, completion: str, text: str, suffix: str
+) -> None:
+    task = hole(text + "\n", "def f():\n", suffix)
+    once = filled_middle(policy, completion, task)
+    assert filled_middle(policy, once, task) == once
 
 
-def test_the_policies_are_raw_and_reference_lines() -> None:
-    assert POLICIES == ("raw", "reference-lines")
+@pytest.mark.parametrize("policy", POLICIES)
+@given(completion=lines, text=lines, suffix=lines)
+def test_a_policy_keeps_a_beginning_and_perhaps_ends_its_line(
+    policy: Policy, completion: str, text: str, suffix: str
+) -> None:
+    middle = filled_middle(policy, completion, hole(text, "", suffix))
+    assert completion.startswith((middle, middle.removesuffix("\n")))
+
+
+@pytest.mark.parametrize(
+    ("completion", "middle"),
+    [
+        ("    a = 1\n    b = 2\n", "    a = 1\n"),
+        ("    a = 1", "    a = 1\n"),
+        ("\n    a = 1\n", "\n"),
+        ("", ""),
+    ],
+)
+def test_first_line_keeps_one_whole_line(completion: str, middle: str) -> None:
+    assert filled_middle("first-line", completion, hole("    x\n")) == middle
+
+
+@pytest.mark.parametrize(
+    ("completion", "suffix", "middle"),
+    [
+        pytest.param("  a\n  return r\n  b\n", "  return r\n", "  a\n", id="its first line"),
+        pytest.param("  a\n  return r\n", "\n  return r\n", "  a\n", id="after a blank line"),
+        pytest.param("  a\n\n  ret", "\n  return r\n", "  a\n", id="cut within it"),
+        pytest.param("  a\n  return s\n", "  return r\n", "  a\n  return s\n", id="another"),
+        pytest.param("  a\n\n", "\n  return r\n", "  a\n\n", id="only white space in common"),
+        pytest.param("  return r\n", "  return r\n", "", id="nothing but the suffix"),
+        pytest.param("  a\n  b\n", "", "  a\n  b\n", id="no suffix"),
+    ],
+)
+def test_suffix_overlap_ends_where_the_suffix_begins(
+    completion: str, suffix: str, middle: str
+) -> None:
+    assert filled_middle("suffix-overlap", completion, hole("  x\n", "", suffix)) == middle
+
+
+@pytest.mark.parametrize(
+    ("prefix", "completion", "suffix", "reference", "middle"),
+    [
+        pytest.param(
+            "def f():\n", "    a = 1\n    b = (\n", "    return a\n", "    a = 2\n",
+            "    a = 1\n", id="whole lines",
+        ),
+        pytest.param("x = f(", "1, 2) + g(", ")\n", "1", "1, 2) + g(", id="within a line"),
+        pytest.param("x = f(", "1))", ")\n", "1", "1", id="one bracket too many"),
+        pytest.param("x = ", "1 +", "\n", "1", "1 ", id="an operator without its operand"),
+        pytest.param("x = (", "]", "\n", "1)", "]", id="nothing parses: all of it"),
+        pytest.param("def f():\n    x = 1\n", "((\n", "", "    y\n", "", id="nothing is enough"),
+    ],
+)  # fmt: skip
+def test_syntax_keeps_the_longest_beginning_that_parses(
+    prefix: str, completion: str, suffix: str, reference: str, middle: str
+) -> None:
+    assert filled_middle("syntax", completion, hole(reference, prefix, suffix)) == middle
 
 
 END = 9

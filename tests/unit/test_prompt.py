@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 from functools import cache
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from fim_eval.prompt import (
 )
 from fim_eval.records import InfillTask, ModelCard, Prompt
 from fim_eval.tokenizer import Tokenizer
-from fim_eval.words import Context, Strategy
+from fim_eval.words import Context, Kind, Strategy
 from tests.data_paths import (
     FULL,
     code_llama_tokenizer,
@@ -207,8 +208,8 @@ def test_23_of_mbpp_s_lines_need_more_than_40_new_tokens_and_one_more_than_64() 
     assert max(needed) == 65
 
 
-def test_a_line_gets_64_new_tokens() -> None:
-    assert MAX_TOKENS == {"single-line": 64}
+def test_a_line_gets_64_new_tokens_and_more_than_a_line_512() -> None:
+    assert {kind: 64 if kind == "single-line" else 512 for kind in get_args(Kind)} == MAX_TOKENS
 
 
 # The recipe's form

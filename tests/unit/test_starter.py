@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 
-from fim_eval.infill import single_line_tasks
+from fim_eval.infill import tasks_of
 from fim_eval.problems import load_problems
 from fim_eval.records import Problem
 from tests.data_paths import FULL, SANITIZED, mbpp, needs_mbpp, quiet
@@ -83,7 +83,7 @@ def test_every_starter_problem_has_words_three_tests_and_a_challenge() -> None:
 
 def test_every_starter_problem_has_holes() -> None:
     for problem in starter():
-        assert list(single_line_tasks(problem)), problem.problem_id
+        assert tasks_of(problem, "single-line").tasks, problem.problem_id
 
 
 def test_no_two_starter_problems_share_a_text_or_a_program() -> None:
