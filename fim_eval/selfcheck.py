@@ -53,13 +53,12 @@ class SelfCheck:
 
 
 def self_check(
-    suite: Suite, kind: Kind, *, folder: Path, jail: Jail, settings: JudgeSettings, watcher: Watcher
+    suite: Suite, *, folder: Path, jail: Jail, settings: JudgeSettings, watcher: Watcher
 ) -> SelfCheck:
     """Judge reference answers, empty ones and `pass` for every task of a suite.
 
     Args:
         suite: tasks of one kind, and their problems.
-        kind: of hole.
         folder: where verdicts go; the same folder resumes.
         jail: where programs run.
         settings: how they are judged.
@@ -74,7 +73,7 @@ def self_check(
     judge_candidates({folder: wanted}, problems, jail, settings, watcher)
     read = _Reader(folder, suite.tasks)
     return SelfCheck(
-        kind=kind,
+        kind=suite.tasks[0].kind,
         tasks=len(suite.tasks),
         ceiling=read.answered([task.middle for task in suite.tasks]),
         under_policy={

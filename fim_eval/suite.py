@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from fim_eval.errors import DatasetError
 from fim_eval.infill import tasks_of
 from fim_eval.lines import json_lines
+from fim_eval.official import OfficialTasks, official_tasks
 from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, Problem, TaskFacts
 from fim_eval.words import Kind
@@ -37,7 +38,7 @@ class Suite:
 def build_suite(
     problems: str,
     split: str,
-    kind: Kind,
+    kind: Kind | None,
     notice: Callable[[str], None],
     *,
     per_problem: int | None = None,
@@ -46,13 +47,21 @@ def build_suite(
     """The holes of one kind in the problems of one split, in the data set's order.
 
     Args:
-        problems: as `problems.load_problems` takes it.
+        problems: as `problems.load_problems` takes it, or a file of HumanEval-Infilling, whose
+            tasks are taken as they are.
         split: `prompt`, `test`, `validation`, `train` or `all`.
-        kind: of hole.
+        kind: of hole; None: `single-line`, or that of the official file.
         notice: told before anything slow.
         per_problem: most holes of one problem; None: all.
         seed: of what is drawn.
     """
+    path = Path(problems).expanduser()
+    official = official_tasks(path) if path.is_file() else None
+    if official is not None:
+        return _official_suite(
+            official, path, split=split, kind=kind, per_problem=per_problem, seed=seed
+        )
+    kind = kind or "single-line"
     loaded, dataset = load_problems(problems, split, notice)
     tasks: list[InfillTask] = []
     with_holes: list[Problem] = []
@@ -79,6 +88,36 @@ def build_suite(
         problems_sha256=hashlib.sha256(json_lines(with_holes)).hexdigest(),
     )
     return Suite(tasks, with_holes, facts)
+
+
+def _official_suite(
+    official: OfficialTasks,
+    path: Path,
+    *,
+    split: str,
+    kind: Kind | None,
+    per_problem: int | None,
+    seed: int,
+) -> Suite:
+    if kind not in (None, official.kind):
+        raise DatasetError(f"{path}: holds {official.kind} tasks, not {kind}; leave --kind out")
+    if split not in ("test", "all"):
+        raise DatasetError(f"{path}: all of it is of split test, none of split {split}")
+    if per_problem is not None:
+        raise DatasetError(f"{path}: official tasks are taken whole; leave --per-problem out")
+    facts = TaskFacts(
+        dataset=official.facts,
+        split="test",
+        kind=official.kind,
+        per_problem=None,
+        seed=seed,
+        tasks=len(official.tasks),
+        excluded={},
+        problems_without_holes=(),
+        tasks_sha256=hashlib.sha256(json_lines(official.tasks)).hexdigest(),
+        problems_sha256=hashlib.sha256(json_lines(official.problems)).hexdigest(),
+    )
+    return Suite(official.tasks, official.problems, facts)
 
 
 def problems_path(tasks_path: Path) -> Path:

@@ -15,3 +15,17 @@ def parse(code: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(code)
+
+
+def same_program(one: str, other: str) -> bool:
+    r"""Whether two texts are one program: they differ in blank lines and blanks at most.
+
+    >>> same_program("x = 1\n\ny = 2\n", "x = 1\ny = 2\n")
+    True
+    """
+    if one == other:
+        return True
+    try:
+        return ast.dump(parse(one)) == ast.dump(parse(other))
+    except (SyntaxError, ValueError):
+        return False

@@ -32,6 +32,7 @@ from fim_eval.records import (
     Verdict,
 )
 from fim_eval.sandbox import Examined, Jail, Job, Limits, run_jobs
+from fim_eval.syntax import same_program
 from fim_eval.verdicts import VerdictFolder, check_rules, read_sessions
 from fim_eval.words import NO_VERDICT, TestStyle
 
@@ -134,7 +135,7 @@ def _run_candidates(path: Path, problems: Mapping[str, Problem]) -> Iterator[Can
                 f"{path}: holds no tests for {task.problem_id}; name the data set its tasks were "
                 "cut from with --problems"
             )
-        if filled_program(task, task.middle) != problem.code:
+        if not same_program(filled_program(task, task.middle), problem.code):
             raise DatasetError(
                 f"{path}: {task.task_id} was cut from another program than {problem.problem_id} "
                 "of these problems; name the data set its tasks were cut from with --problems"

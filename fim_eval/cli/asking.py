@@ -48,7 +48,7 @@ def tasks(
     problems: Problems,
     out: Annotated[Path, typer.Option("--out", help="File to write; - is standard output.")],
     split: SplitName = "test",
-    kind: KindName = "single-line",
+    kind: KindName = None,
     per_problem: PerProblem = None,
     seed: Seed = 0,
 ) -> None:
@@ -68,9 +68,9 @@ def tasks(
     )
     without = len(facts.problems_without_holes)
     for reason, count in facts.excluded.items():
-        say(f"{count} places are no {kind} holes: {reason}")
+        say(f"{count} places are no {facts.kind} holes: {reason}")
     say(
-        f"{facts.tasks} {kind} tasks from split {split} of {facts.dataset.source} "
+        f"{facts.tasks} {facts.kind} tasks from split {split} of {facts.dataset.source} "
         f"({facts.dataset.problems} problems in all{changed}"
         + (
             f"; {without} without a hole: {', '.join(facts.problems_without_holes)})"
@@ -172,7 +172,7 @@ def eval_(
     ],
     problems: Problems = "mbpp",
     split: SplitName = "test",
-    kind: KindName = "single-line",
+    kind: KindName = None,
     per_problem: PerProblem = None,
     seed: Seed = 0,
     endpoint: Annotated[

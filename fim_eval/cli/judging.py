@@ -157,7 +157,7 @@ def judge(
 def selfcheck(
     problems: Problems = "mbpp",
     split: SplitName = "test",
-    kind: KindName = "single-line",
+    kind: KindName = None,
     per_problem: PerProblem = None,
     seed: Seed = 0,
     out: Annotated[
@@ -196,7 +196,7 @@ def selfcheck(
         interruptible(),
     ):
         found = self_check(
-            suite, kind, folder=Path(folder), jail=jail, settings=settings, watcher=watcher
+            suite, folder=Path(folder), jail=jail, settings=settings, watcher=watcher
         )
     show_self_check(found)
     if out is not None:

@@ -57,7 +57,10 @@ Problems = Annotated[
     ),
 ]
 SplitName = Annotated[str, typer.Option("--split", help="prompt, test, validation, train or all.")]
-KindName = Annotated[Kind, typer.Option("--kind", help="Kind of hole.")]
+KindName = Annotated[
+    Kind | None,
+    typer.Option("--kind", help="Kind of hole; by default single-line, or that of official tasks."),
+]
 PerProblem = Annotated[
     int | None,
     typer.Option(
