@@ -44,6 +44,7 @@ from fim_eval.records import (
     Completion,
     InfillTask,
     ModelCard,
+    Probe,
     Problem,
     Prompt,
     RequestFailure,
@@ -104,6 +105,8 @@ class Request:
     api_key_env: str | None = None
     api_key: str | None = field(default=None, repr=False)
     server_log: str | None = None
+    probe: Probe | None = None
+    """What the model showed before; for the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,6 +443,7 @@ def _manifest(
         tokenizer=tokenizer.source if tokenizer else None,
         task_facts=request.task_facts,
         problems_sha256=hashlib.sha256(json_lines(problems)).hexdigest() if problems else None,
+        probe=request.probe,
         limit=request.limit,
         concurrency=request.concurrency,
         timeouts=request.timeouts,

@@ -18,6 +18,7 @@ from fim_eval.words import (
     Infills,
     Isolation,
     Kind,
+    ProbeVerdict,
     Split,
     Strategy,
     TestStyle,
@@ -324,6 +325,25 @@ class ServerIdentity(Record):
     system_fingerprint: str | None
 
 
+class Probe(Record):
+    """Whether a model infills, as far as a few plain holes can tell. See `fim_eval.probe`."""
+
+    verdict: ProbeVerdict
+    asked: int
+    answered: int
+    ended: int
+    """Answers that end with the model's own end token."""
+
+    right: int
+    """Answers that are what was expected, but for white space at their ends."""
+
+    ids_kept: bool | None
+    """Whether the server returned ids, and the prompt's own unchanged; None: nothing was asked."""
+
+    evidence: tuple[str, ...]
+    """For people. Holds text that the model wrote."""
+
+
 class RunIdentity(Record):
     """What makes two runs the same run. A directory belongs to one of these."""
 
@@ -387,6 +407,9 @@ class RunManifest(Record):
 
     problems_sha256: str | None = None
     """Of `problems.jsonl`; None if the task file came without problems beside it."""
+
+    probe: Probe | None = None
+    """Of `fim-*` runs: what a few plain holes showed before the first task was asked."""
 
     limit: int | None
     """Only the first so many tasks of the file were taken; None: all."""

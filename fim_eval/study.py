@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from fim_eval.errors import EndpointError
+from fim_eval.client import Client
+from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
-from fim_eval.records import ModelCard, Timeouts
+from fim_eval.generate import Clock, Recipe, as_decoded, identify, prepare
+from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
+from fim_eval.records import Completion, ModelCard, Probe, Sampling, Timeouts
 from fim_eval.server import KnownServer, known_servers, list_models
-from fim_eval.transport import open_http
+from fim_eval.transport import check_base_url, open_http
 from fim_eval.words import Strategy
 
 
@@ -50,6 +54,52 @@ async def _fault(server: KnownServer) -> str | None:
         except EndpointError as error:
             return str(error)
     return None if server.model in listing.roots else f"serves {', '.join(listing.roots)}"
+
+
+async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Probe:
+    """Ask a few plain holes, and say whether the model infills.
+
+    Args:
+        endpoint: full base URL.
+        recipe: the model, and how it would be asked to infill.
+        api_key: sent if given.
+
+    Raises:
+        EndpointError: it cannot be reached, or does not serve the model.
+        TokenizerError: the model's tokenizer is missing, or not the model's.
+    """
+    recipe = replace(recipe, context="none", max_tokens=MAX_TOKENS)
+    async with open_http(
+        check_base_url(endpoint), api_key, concurrency=len(TASKS), timeouts=Timeouts()
+    ) as http:
+        listing = await list_models(http)
+
+        def client(answers_as: str | None) -> Client:
+            return Client(
+                http,
+                model=recipe.model,
+                answers_as=answers_as,
+                sampling=Sampling(),
+                timeouts=Timeouts(),
+                segment=0,
+                clock_ns=Clock(),
+                sleep=asyncio.sleep,
+            )
+
+        server = await identify(str(http.base_url), recipe.model, listing, client(None))
+        try:
+            prepared = prepare(TASKS, recipe)
+        except StrategyRefusedError as error:
+            return cannot_be_asked(str(error))
+        ask = client(server.answers_as).complete
+        outcomes = await asyncio.gather(*map(ask, prepared.prompts))
+    decoded = [
+        as_decoded(outcome, prompt, prepared.tokenizer)
+        if isinstance(outcome, Completion)
+        else outcome
+        for prompt, outcome in zip(prepared.prompts, outcomes, strict=True)
+    ]
+    return conclude(list(zip(TASKS, prepared.prompts, decoded, strict=True)))
 
 
 def strategies_for(card: ModelCard | None) -> tuple[Strategy, ...]:

@@ -13,8 +13,12 @@ BlockPart = Literal["body", "condition", "return-value", "call"]
 """What a `block` is in the syntax tree."""
 
 Strategy = Literal["fim-psm", "fim-spm", "lr"]
+INFILLING: tuple[Strategy, ...] = ("fim-psm", "fim-spm")
+"""Strategies that only a model trained to infill can answer."""
+
 Context = Literal["none", "text"]
 Policy = Literal["raw", "reference-lines", "first-line", "suffix-overlap", "syntax"]
+ProbeVerdict = Literal["infills", "does not infill", "unclear"]
 Infills = Literal["yes", "no", "disputed", "unknown"]
 
 FailureReason = Literal[

@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from fim_eval.cli.asking import eval_, prompts, run, tasks
+from fim_eval.cli.asking import eval_, probe, prompts, run, tasks
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.options import FAILED
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(tasks)
 app.command()(prompts)
+app.command()(probe)
 app.command()(run)
 app.command(name="eval")(eval_)
 app.command()(verify)

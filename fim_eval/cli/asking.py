@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -27,6 +28,7 @@ from fim_eval.cli.options import (
     MaxTokens,
     ModelName,
     PerProblem,
+    ProbeFirst,
     Problems,
     Seed,
     SplitName,
@@ -35,8 +37,15 @@ from fim_eval.cli.options import (
     Workers,
 )
 from fim_eval.cli.reporting import tell
-from fim_eval.errors import DatasetError, EndpointError, FimEvalError, IsolationError
-from fim_eval.words import Strategy
+from fim_eval.errors import (
+    DatasetError,
+    EndpointError,
+    FimEvalError,
+    IsolationError,
+    StrategyRefusedError,
+)
+from fim_eval.terminal import printable
+from fim_eval.words import INFILLING, Strategy
 
 if TYPE_CHECKING:
     from fim_eval.generate import Outcome, Request, RunResult
@@ -135,6 +144,7 @@ def run(
             "--server-log", envvar="FIM_EVAL_SERVER_LOG", help="The server's log, for the manifest."
         ),
     ] = None,
+    probe_first: ProbeFirst = True,
 ) -> None:
     """Ask one model every task in one way; resumes what is unfinished."""
     from fim_eval.generate import Recipe, Request
@@ -160,7 +170,8 @@ def run(
             api_key_env=api_key_env,
             api_key=api_key(api_key_env),
             server_log=server_log,
-        )
+        ),
+        probe_first=probe_first,
     )
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved else 0)
@@ -213,6 +224,7 @@ def eval_(
             "--server-log", envvar="FIM_EVAL_SERVER_LOG", help="The server's log, for the manifest."
         ),
     ] = None,
+    probe_first: ProbeFirst = True,
     verify: Annotated[
         bool,
         typer.Option("--verify/--no-verify", help="Execute the filled programs, or do not."),
@@ -275,7 +287,7 @@ def eval_(
             raise IsolationError(
                 f"{error}. --no-verify asks and scores without running programs"
             ) from error
-    raise typer.Exit(ask_each(requests, out, jail, workers))
+    raise typer.Exit(ask_each(requests, out, jail, workers, probe_first=probe_first))
 
 
 def named_strategies(names: str | None) -> tuple[Strategy, ...]:
@@ -298,7 +310,14 @@ def check_each(requests: Sequence[Request]) -> None:
         prepare(request.tasks[:1], request.recipe)
 
 
-def ask_each(requests: Sequence[Request], out: Path, jail: Jail | None, workers: int | None) -> int:
+def ask_each(
+    requests: Sequence[Request],
+    out: Path,
+    jail: Jail | None,
+    workers: int | None,
+    *,
+    probe_first: bool,
+) -> int:
     """Run requests one after the other, judge them, tell the table over all runs in `out`.
 
     Returns the exit code.
@@ -311,7 +330,7 @@ def ask_each(requests: Sequence[Request], out: Path, jail: Jail | None, workers:
         count = len(request.tasks[: request.limit])
         say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
         try:
-            unresolved += ask(request).unresolved
+            unresolved += ask(request, probe_first=probe_first).unresolved
             asked.append(request.out)
         except FimEvalError as error:
             # One server's end is not the others': what stands is still asked, told and stored.
@@ -339,9 +358,71 @@ def api_key(variable: str) -> str | None:
     return key or None
 
 
-def ask(request: Request) -> RunResult:
+def probe(
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help="Full base URL, as in https://host/prefix/v1.")
+    ],
+    model: ModelName,
+    strategy: Annotated[Strategy, typer.Option("--strategy", help="fim-psm or fim-spm.")] = (
+        "fim-psm"
+    ),
+    tokenizer: TokenizerSource = None,
+    card: CardName = None,
+    api_key_env: KeyEnv = DEFAULT_KEY_ENV,
+) -> None:
+    """Does the model behind an endpoint infill? Asks eight plain holes and shows the evidence.
+
+    Exit code 0 if it infills, 3 if it does not or that is unclear.
+    """
+    from fim_eval.generate import Recipe
+    from fim_eval.study import probe_model
+
+    if strategy not in INFILLING:
+        raise typer.BadParameter(
+            f"{strategy} shows no suffix; {' or '.join(INFILLING)}", param_hint="--strategy"
+        )
+    recipe = Recipe(model=model, strategy=strategy, card=card, tokenizer=tokenizer)
+    found = run_async(probe_model(endpoint, recipe, api_key(api_key_env)))
+    lines = [f"{model}, {strategy}: {found.verdict}", *(f"  {line}" for line in found.evidence)]
+    sys.stdout.write("".join(printable(line) + "\n" for line in lines))
+    raise typer.Exit(0 if found.verdict == "infills" else UNRESOLVED)
+
+
+def probed(request: Request) -> Request:
+    """The request with what a probe of its model showed; as it is where there is nothing to show.
+
+    Raises:
+        StrategyRefusedError: sources conflict on whether the model infills, and it does not.
+    """
+    from fim_eval.generate import model_card
+    from fim_eval.journal import has_manifest
+    from fim_eval.study import probe_model
+
+    recipe = request.recipe
+    if recipe.strategy not in INFILLING or has_manifest(request.out):
+        return request
+    found = run_async(probe_model(request.endpoint, recipe, request.api_key))
+    say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
+    known = model_card(recipe)
+    if found.verdict == "does not infill":
+        if known is None or known.infills != "yes":
+            raise StrategyRefusedError(
+                f"{recipe.strategy} for {recipe.model}: eight plain holes say that it does not "
+                "infill; `fim-eval probe` shows them. --no-probe asks it all the same"
+            )
+        say(
+            f"{recipe.model} was trained to infill ({known.source}), but does not answer so: does "
+            "the server load the model that it names, with its own weights and tokenizer?"
+        )
+    return replace(request, probe=found)
+
+
+def ask(request: Request, *, probe_first: bool = True) -> RunResult:
     """Run one request with its progress on standard error, and say how it ended."""
     from fim_eval.generate import run as generate
+
+    if probe_first:
+        request = probed(request)
 
     with progress("asked", "failed") as (on_start, advance):
 

@@ -70,6 +70,13 @@ PerProblem = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the holes that are drawn.")]
+ProbeFirst = Annotated[
+    bool,
+    typer.Option(
+        "--probe/--no-probe",
+        help="Before infilling runs, ask eight plain holes to see whether the model infills.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Programs at work at once; by default one per core."),

@@ -1,0 +1,152 @@
+"""The probe against a server: what it prints, what a run does with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fim_eval.probe import TASKS
+from fim_eval.tokenizer import Tokenizer
+from tests.data_paths import needs_tokenizer
+from tests.integration import InProcess, made_tasks, write_tasks
+from tests.integration.fake_server import FakeServer, Reply
+
+END = 32010
+FOLDER = os.environ.get("FIM_EVAL_CODELLAMA_TOKENIZER", "")
+"""Read here: the command runs without what a shell may set for us."""
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> InProcess:
+    return InProcess(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(model="m") as server:
+        yield server
+
+
+@cache
+def code_llama_tokenizer() -> Tokenizer:
+    return Tokenizer(Path(FOLDER) / "tokenizer.model")
+
+
+def ids_of(text: str) -> list[int]:
+    return code_llama_tokenizer().encode_infill(text)
+
+
+def answering(server: FakeServer, ids: Callable[[str], list[int]]) -> None:
+    """Answer id prompts of the probe with ids of our choice, ended or cut as they are."""
+    decode = code_llama_tokenizer().decode_infill
+
+    def answer(body: dict[str, Any]) -> str | Reply:
+        prompt = body["prompt"]
+        shown = decode([each for each in prompt if each < 32000])
+        task = next((t for t in TASKS if t.prefix.strip() in shown), TASKS[0])
+        out = ids(task.middle)
+        whole = server.completion({**body, "max_tokens": 99}, "?")
+        choice = whole["choices"][0]
+        choice |= {
+            "text": decode([each for each in out if each != END]),
+            "token_ids": out,
+            "prompt_token_ids": prompt,
+            "finish_reason": "stop" if out[-1] == END else "length",
+            "stop_reason": END if out[-1] == END else None,
+        }
+        return Reply(200, whole)
+
+    server.answer = answer
+
+
+def words(server: FakeServer, card: str) -> list[str | Path]:
+    return [
+        "--endpoint", server.endpoint, "--model", "m", "--card", card, "--tokenizer",
+        FOLDER,
+    ]  # fmt: skip
+
+
+@needs_tokenizer
+def test_a_model_that_fills_and_ends_infills(in_process: InProcess, server: FakeServer) -> None:
+    answering(server, lambda middle: [*ids_of(middle), END])
+    done = in_process("probe", *words(server, "codellama/CodeLlama-7b-hf"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("m, fim-psm: infills\n  8 of 8 holes answered\n")
+
+
+@needs_tokenizer
+def test_a_model_that_goes_on_does_not(in_process: InProcess, server: FakeServer) -> None:
+    answering(server, lambda middle: [*ids_of(middle), 13, 13])
+    done = in_process("probe", *words(server, "codellama/CodeLlama-70b-hf"))
+    assert done.returncode == 3
+    assert "m, fim-psm: does not infill" in done.stdout
+    assert "0 of 8 answers end with the end token" in done.stdout
+
+
+def test_a_model_without_sentinels_is_not_even_asked(
+    in_process: InProcess, server: FakeServer
+) -> None:
+    done = in_process(
+        "probe", "--endpoint", server.endpoint, "--model", "m", "--card",
+        "codellama/CodeLlama-34b-hf",
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "does not infill" in done.stdout
+    assert "it was not trained to infill" in done.stdout
+    assert server.prompts == []
+
+
+@needs_tokenizer
+def test_a_disputed_model_that_does_not_infill_is_not_asked_further(
+    in_process: InProcess, server: FakeServer
+) -> None:
+    answering(server, lambda _: [13, 13])
+    tasks = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
+    run = [
+        "run", "--tasks", tasks, "--strategy", "fim-psm", "--out", "out",
+        *words(server, "codellama/CodeLlama-70b-hf"),
+    ]  # fmt: skip
+    done = in_process(*run)
+    assert done.returncode == 1
+    assert "--no-probe asks it all the same" in done.stderr
+    assert len(server.prompts) == len(TASKS)
+    assert not (in_process.folder / "out" / "generations.jsonl").exists()
+    assert in_process(*run, "--no-probe").returncode == 0
+
+
+@needs_tokenizer
+def test_a_trained_model_that_does_not_answer_so_is_asked_with_a_warning_on_record(
+    in_process: InProcess, server: FakeServer
+) -> None:
+    answering(server, lambda _: [13, 13])
+    tasks = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
+    done = in_process(
+        "run", "--tasks", tasks, "--strategy", "fim-psm", "--out", "out",
+        *words(server, "codellama/CodeLlama-7b-hf"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "was trained to infill" in done.stderr
+    manifest = json.loads((in_process.folder / "out" / "manifest.json").read_bytes())
+    assert manifest["probe"]["verdict"] == "does not infill"
+
+
+@needs_tokenizer
+def test_a_run_that_goes_on_is_not_probed_again(in_process: InProcess, server: FakeServer) -> None:
+    answering(server, lambda middle: [*ids_of(middle), END])
+    tasks = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
+    run = [
+        "run", "--tasks", tasks, "--strategy", "fim-psm", "--out", "out",
+        *words(server, "codellama/CodeLlama-7b-hf"),
+    ]  # fmt: skip
+    assert in_process(*run).returncode == 0
+    before = len(server.prompts)
+    assert in_process(*run).returncode == 0
+    assert len(server.prompts) == before
