@@ -31,10 +31,10 @@ def _code_llama(
 ) -> tuple[Published, ...]:
     model = f"codellama/CodeLlama-{size}-hf"
     return (
-        Published(model, "single-line", strategy, "pass_at_1", single / 100, _TABLE_14),
-        Published(model, "multi-line", strategy, "pass_at_1", multi / 100, _TABLE_14),
-        Published(model, "random-span", strategy, "pass_at_1", random / 100, _TABLE_14),
-        Published(model, "single-line", strategy, "exact_match", exact / 100, _TABLE_6),
+        Published(model, "single-line", strategy, "pass_at_1", round(single / 100, 4), _TABLE_14),
+        Published(model, "multi-line", strategy, "pass_at_1", round(multi / 100, 4), _TABLE_14),
+        Published(model, "random-span", strategy, "pass_at_1", round(random / 100, 4), _TABLE_14),
+        Published(model, "single-line", strategy, "exact_match", round(exact / 100, 4), _TABLE_6),
     )
 
 

@@ -13,6 +13,7 @@ import sys
 import typer
 
 from fim_eval.cli.asking import eval_, probe, prompts, run, tasks
+from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.options import FAILED
@@ -30,6 +31,7 @@ app.command()(prompts)
 app.command()(probe)
 app.command()(run)
 app.command(name="eval")(eval_)
+app.command()(calibrate)
 app.command()(verify)
 app.command()(report)
 app.command()(judge)

@@ -287,7 +287,7 @@ def eval_(
             raise IsolationError(
                 f"{error}. --no-verify asks and scores without running programs"
             ) from error
-    raise typer.Exit(ask_each(requests, out, jail, workers, probe_first=probe_first))
+    raise typer.Exit(ask_each(requests, [out], jail, workers, probe_first=probe_first))
 
 
 def named_strategies(names: str | None) -> tuple[Strategy, ...]:
@@ -312,13 +312,13 @@ def check_each(requests: Sequence[Request]) -> None:
 
 def ask_each(
     requests: Sequence[Request],
-    out: Path,
+    folders: Sequence[Path],
     jail: Jail | None,
     workers: int | None,
     *,
     probe_first: bool,
 ) -> int:
-    """Run requests one after the other, judge them, tell the table over all runs in `out`.
+    """Run requests one after the other, judge them, tell the table over all runs in `folders`.
 
     Returns the exit code.
     """
@@ -339,7 +339,7 @@ def ask_each(
     if asked and jail is not None:
         unresolved += judge_runs(asked, jail, JudgeSettings(workers=workers or cores()))
     if failed < len(requests):
-        tell([out], out, as_json=False)
+        tell(folders, folders[0] if len(folders) == 1 else None, as_json=False)
     return FAILED if failed else UNRESOLVED if unresolved else 0
 
 
