@@ -18,6 +18,7 @@ from fim_eval.words import (
     Infills,
     Isolation,
     Kind,
+    Scored,
     Split,
     Strategy,
     TestStyle,
@@ -101,6 +102,36 @@ class Prompt(Record):
         return self
 
 
+class Scoring(Record):
+    """A text whose probability is asked. Key: `task_id`, `strategy`, `sample_index`, `scored`.
+
+    Its parts are ids where the tokenizer is ours, else text for the server to tokenise.
+    """
+
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    scored: Scored
+    given: str | tuple[int, ...]
+    """What stands before and is not scored: the prompt; nothing, or BOS, before a whole program."""
+
+    text: str | tuple[int, ...]
+    """What is scored."""
+
+    end: str | tuple[int, ...]
+    """What a model writes to say that it is done, scored apart; empty where the strategy has no
+    such thing."""
+
+    characters: int
+    """Of the scored text, its end not counted."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if len({type(self.given), type(self.text), type(self.end)}) != 1:
+            raise ValueError("what is scored is either text or token ids")
+        return self
+
+
 class Completion(Record):
     """A model's answer, as received. Key: `task_id`, `strategy`, `sample_index`."""
 
@@ -138,13 +169,51 @@ class Completion(Record):
     """From sending the last attempt to its whole body received."""
 
 
+class Likelihood(Record):
+    """How probable a model finds a text, as received. Key as `Scoring`."""
+
+    outcome: Literal["likelihood"] = "likelihood"
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    scored: Scored
+    logprobs: tuple[float, ...]
+    """Natural logarithm of each scored token's probability, in order. One fewer than `tokens` where
+    nothing stands before the first."""
+
+    end_logprobs: tuple[float, ...]
+    """The same of the end's tokens; empty where the strategy has no end."""
+
+    tokens: int
+    """Of the scored text."""
+
+    characters: int
+    """Of the scored text."""
+
+    prompt_tokens: int
+    """All that was sent: given, scored, end."""
+
+    system_fingerprint: str | None
+    answered_as: str
+    attempts: int
+    segment: int
+    sent_ns: int
+    elapsed_ns: int
+
+
 class RequestFailure(Record):
-    """A request without an answer: counted beside the score, never scored. Key as `Completion`."""
+    """A request without an answer: counted beside the score, never scored.
+
+    Key as what was asked: `Prompt` or `Scoring`.
+    """
 
     outcome: Literal["failure"] = "failure"
     task_id: str
     strategy: Strategy
     sample_index: int
+    scored: Scored | None = None
+    """None: a completion was asked."""
+
     reason: FailureReason
     detail: str
     attempts: int

@@ -17,6 +17,10 @@ Context = Literal["none", "text"]
 Policy = Literal["raw", "reference-lines", "first-line", "suffix-overlap", "syntax"]
 Infills = Literal["yes", "no", "disputed", "unknown"]
 
+Scored = Literal["gold", "candidate"]
+"""Whose probability is asked. `gold`: the reference middle, given the prompt. `candidate`: the
+whole program, its hole filled with a candidate."""
+
 FailureReason = Literal[
     "timeout",
     "connection",
@@ -29,9 +33,11 @@ FailureReason = Literal[
     "prompt-altered",
     "bad-request",
     "prompt-too-long",
+    "corrupted",
+    "boundary-unknown",
 ]
 PERMANENT_FAILURES: frozenset[FailureReason] = frozenset(
-    {"bad-request", "prompt-too-long", "prompt-altered"}
+    {"bad-request", "prompt-too-long", "prompt-altered", "boundary-unknown"}
 )
 """Asking again gives the same answer: not retried, not asked again on resume. Still counted."""
 
