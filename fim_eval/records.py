@@ -18,6 +18,7 @@ from fim_eval.words import (
     Infills,
     Isolation,
     Kind,
+    RankedBy,
     Scored,
     Split,
     Strategy,
@@ -222,7 +223,27 @@ class RequestFailure(Record):
     elapsed_ns: int
 
 
-Generation = Annotated[Completion | RequestFailure, Field(discriminator="outcome")]
+class Ranking(Record):
+    """The candidates of one task in order of their programs' probability. Key: `task_id`."""
+
+    outcome: Literal["ranking"] = "ranking"
+    task_id: str
+    strategy: Strategy
+    by_sum: tuple[int, ...]
+    """Sample indices, best first, by the sum of log-probabilities. Of candidates with the same
+    text, the first stands for all."""
+
+    by_mean: tuple[int, ...]
+    """The same by the mean per token."""
+
+    headline: RankedBy
+    """Whose first is the task's answer."""
+
+
+Outcome = Annotated[
+    Completion | RequestFailure | Likelihood | Ranking, Field(discriminator="outcome")
+]
+"""A line of a run's journal."""
 
 
 class Execution(Record):
@@ -413,6 +434,12 @@ class RunIdentity(Record):
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     sampling: Sampling
+    samples: int = 1
+    """Candidates asked for each task."""
+
+    examples: tuple[str, ...] = ()
+    """Tasks shown as worked examples, in order; none where the strategy shows none."""
+
     answers_as: str
     server_version: str | None
     system_fingerprint: str | None
@@ -475,7 +502,10 @@ class Segment(Record):
 
     base_url: str
     asked: int
-    """How many prompts were left to ask when it started."""
+    """How many prompts, and texts to score, were left when it started."""
+
+    gold: bool = False
+    """Whether the probability of the reference answers was asked."""
 
     pid: int
     concurrency: int

@@ -12,7 +12,11 @@ Kind = Literal["single-line", "multi-line", "random-span", "block"]
 BlockPart = Literal["body", "condition", "return-value", "call"]
 """What a `block` is in the syntax tree."""
 
-Strategy = Literal["fim-psm", "fim-spm", "lr"]
+Strategy = Literal["fim-psm", "fim-spm", "lr", "lr-rerank", "fewshot"]
+INFILLING: frozenset[Strategy] = frozenset({"fim-psm", "fim-spm"})
+"""Need a model that was trained to infill, and its sentinels."""
+
+RankedBy = Literal["sum", "mean"]
 Context = Literal["none", "text"]
 Policy = Literal["raw", "reference-lines", "first-line", "suffix-overlap", "syntax"]
 Infills = Literal["yes", "no", "disputed", "unknown"]
