@@ -20,7 +20,7 @@ from fim_eval.lines import json_lines
 from fim_eval.prompt import FILL, FILL_END, HOLE
 from fim_eval.records import InfillTask, Likelihood, Sampling, Timeouts
 from fim_eval.report import score_run, summarise
-from fim_eval.suite import Suite, worked_examples
+from fim_eval.suite import Suite, build_suite, worked_examples
 from fim_eval.words import Strategy
 from tests.data_paths import quiet
 from tests.integration import (
@@ -382,3 +382,27 @@ def test_one_study_asks_each_strategy_and_tells_one_row_of_each(
     assert all(one["bits_per_character"] > 0 for one in rows)
     likelihoods = read_outcomes(tmp_path / "out" / "fake-model.lr").likelihoods.values()
     assert all(isinstance(one, Likelihood) and one.scored == "gold" for one in likelihoods)
+
+
+def test_what_is_judged_of_a_task_is_the_candidate_that_answers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tasks = build_suite("starter", "test", "single-line", quiet, per_problem=1).tasks[:4]
+    middles = {task.prefix: task.middle for task in tasks}
+
+    def second_is_right(body: dict[str, Any]) -> str:
+        right = middles.get(body["prompt"], "")
+        return right if body["seed"] == 1 else "~\n"
+
+    server = FakeServer(answer=second_is_right)
+    server.logprob = lambda ids, place: -9.0 if chr(ids[place]) == "~" else 0.0
+    command = InProcess(tmp_path, monkeypatch, capfd)
+    with server:
+        done = command(
+            "eval", "--problems", "starter", "--per-problem", "1", "--limit", "4",
+            "--endpoint", server.endpoint, "--model", "fake-model", "--context", "none",
+            "--strategies", "lr-rerank", "--samples", "2", "--out", tmp_path / "out",
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = row(tmp_path / "out" / "fake-model.lr-rerank")
+    assert (found["exact_match"], found["pass_at_1"], found["unjudged"]) == (1.0, 1.0, 0)
