@@ -18,6 +18,7 @@ ENDPOINT ?=
 MODEL ?=
 CARD ?=
 STRATEGIES ?=
+GOLD ?=
 TOKENIZER ?=
 LIMIT ?=
 CONCURRENCY ?=
@@ -37,8 +38,8 @@ help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
-	@echo '                    STRATEGIES=lr,fim-psm TOKENIZER=DIR LIMIT=N CONCURRENCY=N API_KEY_ENV=NAME'
-	@echo '                    NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
+	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR LIMIT=N CONCURRENCY=N'
+	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
 
 .PHONY: demo
@@ -48,7 +49,7 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 
 evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
-  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
+  $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 

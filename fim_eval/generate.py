@@ -1,7 +1,8 @@
 """Stage 1: tasks and an endpoint in, a run directory of generations out.
 
-Only asks and times; scores nothing. Everything that can be refused is refused before the first
-task is asked: the strategy, the tokenizer, the model's name, the run directory.
+Only asks and times: completions first, then how probable texts are, where that is wanted.
+Everything that can be refused is refused before the first task is asked: the strategy, the
+tokenizer, the model's name, the run directory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 from fim_eval.client import Client
 from fim_eval.errors import (
@@ -29,20 +31,30 @@ from fim_eval.errors import (
 )
 from fim_eval.formats import card_of
 from fim_eval.journal import (
+    Outcomes,
     RunDirectory,
     has_manifest,
     is_settled,
     key_of,
-    read_generations,
     read_manifest,
+    read_outcomes,
     read_segments,
+    scoring_key_of,
 )
 from fim_eval.lines import json_lines
-from fim_eval.postprocess import continuation
-from fim_eval.prompt import MAX_TOKENS, build_prompt, infill_format
+from fim_eval.postprocess import continuation, filled_middle
+from fim_eval.prompt import (
+    FILL_END_TOKENS,
+    MAX_TOKENS,
+    build_prompt,
+    candidate_scoring,
+    gold_scoring,
+    infill_format,
+)
 from fim_eval.records import (
     Completion,
     InfillTask,
+    Likelihood,
     ModelCard,
     Probe,
     Problem,
@@ -51,17 +63,21 @@ from fim_eval.records import (
     RunIdentity,
     RunManifest,
     Sampling,
+    Scoring,
     Segment,
     ServerIdentity,
     TaskFacts,
     Timeouts,
 )
+from fim_eval.rerank import SAMPLES, SAMPLING, first_of_each, ranking
 from fim_eval.server import Listing, list_models
 from fim_eval.tokenizer import Tokenizer, tokenizer_path
 from fim_eval.transport import check_base_url, open_http
-from fim_eval.words import Context, Strategy
+from fim_eval.words import INFILLING, Context, Scored, Strategy
 
-Outcome = Completion | RequestFailure
+Asked = Prompt | Scoring
+AskedT = TypeVar("AskedT", bound=Prompt | Scoring)
+Outcome = Completion | Likelihood | RequestFailure
 
 PACKAGES = ("httpx", "httpx-aiohttp", "aiohttp", "sentencepiece", "rapidfuzz", "polars", "datasets")
 """Whose versions a manifest records."""
@@ -85,6 +101,22 @@ class Recipe:
     max_tokens: int | None = None
     """None: the default of each kind of hole."""
 
+    samples: int = SAMPLES
+    """Candidates for each task, where the strategy asks several."""
+
+    examples: Sequence[InfillTask] = ()
+    """Worked examples, where the strategy shows some: see `suite.worked_examples`."""
+
+    @property
+    def prompts_per_task(self) -> int:
+        """How many completions each task is asked."""
+        return self.samples if self.strategy == "lr-rerank" else 1
+
+    @property
+    def sampling(self) -> Sampling:
+        """The strategy's own: greedy where one answer is asked."""
+        return SAMPLING if self.strategy == "lr-rerank" else Sampling()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -98,9 +130,12 @@ class Request:
     problems: Sequence[Problem] = ()
     """That the tasks were cut from, for their tests; the run directory keeps those it needs."""
 
+    gold: bool = False
+    """Whether to ask how probable the reference answers are, too. Not part of what makes a run:
+    the same run can be asked for it later."""
+
     limit: int | None = None
     concurrency: int = 64
-    sampling: Sampling = field(default_factory=Sampling)
     timeouts: Timeouts = field(default_factory=Timeouts)
     api_key_env: str | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -116,9 +151,17 @@ class RunResult:
     out: Path
     tasks: int
     asked: int
+    """Prompts and texts of this session."""
+
     answered: int
+    answered_before: int
+    """Tasks that had their answer when the session began."""
+
     failures: Counter[str]
-    """By reason, those of the whole run that stay without an answer."""
+    """By reason, those requests of the whole run that stay without an answer."""
+
+    unscored: int
+    """Tasks whose reference answer's probability is not known; 0 if it was not asked."""
 
     text_differences: int
     """Completions in which the server's own text differs from its ids decoded by us."""
@@ -133,9 +176,18 @@ class RunResult:
 class Prepared:
     """Prompts, and what they were made with."""
 
+    tasks: list[InfillTask]
     prompts: list[Prompt]
+    """All of one task stand together."""
+
+    recipe: Recipe
     card: ModelCard | None
     tokenizer: Tokenizer | None
+
+    def prompts_of(self, place: int) -> list[Prompt]:
+        """The prompts of the task at a place."""
+        count = self.recipe.prompts_per_task
+        return self.prompts[place * count : (place + 1) * count]
 
 
 def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
@@ -147,19 +199,31 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
     """
     card = model_card(recipe)
     encoder = encoder_for(recipe, card)
-    prompts = [
-        build_prompt(
+    tasks = list(tasks)
+    shown = {example.problem_id for example in recipe.examples}
+    if asked := sorted(shown & {task.problem_id for task in tasks}):
+        raise StrategyRefusedError(
+            f"{recipe.strategy}: {asked[0]} would be a worked example and is asked, too"
+        )
+    more = FILL_END_TOKENS if recipe.strategy == "fewshot" else 0
+    prompts = []
+    for task in tasks:
+        prompt = build_prompt(
             task,
             recipe.strategy,
             context=recipe.context,
-            max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind],
+            max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind] + more,
             model=recipe.model,
             card=card,
             encoder=encoder,
+            examples=recipe.examples,
         )
-        for task in tasks
-    ]
-    return Prepared(prompts, card, encoder)
+        prompts.append(prompt)
+        prompts += [
+            prompt.model_copy(update={"sample_index": index})
+            for index in range(1, recipe.prompts_per_task)
+        ]
+    return Prepared(tasks, prompts, recipe, card, encoder)
 
 
 def model_card(recipe: Recipe) -> ModelCard | None:
@@ -174,7 +238,7 @@ def model_card(recipe: Recipe) -> ModelCard | None:
 
 def encoder_for(recipe: Recipe, card: ModelCard | None) -> Tokenizer | None:
     """The tokenizer that the recipe needs or names; None where the server tokenises."""
-    if recipe.strategy != "lr":
+    if recipe.strategy in INFILLING:
         infill_format(recipe.model, card, recipe.strategy)
     if card is None or card.bos_id is None:
         if recipe.tokenizer is not None:
@@ -184,7 +248,7 @@ def encoder_for(recipe: Recipe, card: ModelCard | None) -> Tokenizer | None:
                 "model it is with --card"
             )
         return None
-    if recipe.tokenizer is None and recipe.strategy == "lr":
+    if recipe.tokenizer is None and recipe.strategy not in INFILLING:
         return None
     source = recipe.tokenizer or card.model_id
     owner = card_of(source)
@@ -200,7 +264,8 @@ async def run(
 
     Args:
         request: what to ask of whom.
-        on_start: told how many prompts there are, and how many are left to ask.
+        on_start: told how many prompts and texts to score there are, and how many are left to ask;
+            told again when answers have made more.
         on_outcome: told each outcome once it is on disk.
 
     Raises:
@@ -215,9 +280,12 @@ async def run(
             # With the stored server in place of today's: what is finished needs no server.
             stored = read_manifest(request.out)
             directory.claim(_manifest(request, tasks, problems, prepared, stored.server), tasks)
-            if not _pending(request.out, prepared.prompts):
-                on_start(len(prepared.prompts), 0)
-                return _result(request.out, prepared.prompts, asked=0)
+            outcomes = read_outcomes(request.out)
+            wanted = _wanted(prepared, outcomes, gold=request.gold)
+            if not _pending(wanted, outcomes):
+                _rank(prepared, outcomes, directory)
+                on_start(len(wanted), 0)
+                return _result(request, prepared, outcomes, asked=0)
         async with open_http(
             base_url,
             request.api_key,
@@ -232,7 +300,7 @@ async def run(
                     http,
                     model=request.recipe.model,
                     answers_as=answers_as,
-                    sampling=request.sampling,
+                    sampling=request.recipe.sampling,
                     timeouts=request.timeouts,
                     segment=segment,
                     clock_ns=clock,
@@ -241,16 +309,22 @@ async def run(
 
             listing = await list_models(http)
             server = await identify(base_url, request.recipe.model, listing, client(None))
+            if request.gold or request.recipe.strategy == "lr-rerank":
+                scored: Scored = "gold" if request.gold else "candidate"
+                await _check_scoring(base_url, prepared, scored, client(server.answers_as))
             manifest = _manifest(request, tasks, problems, prepared, server)
-            directory.claim(manifest, tasks, problems)
-            pending = _pending(request.out, prepared.prompts)
-            on_start(len(prepared.prompts), len(pending))
+            directory.claim(manifest, tasks, problems, request.recipe.examples)
+            before = read_outcomes(request.out)
+            wanted = _wanted(prepared, before, gold=request.gold)
+            pending = _pending(wanted, before)
+            on_start(len(wanted), len(pending))
             directory.begin_segment(
                 Segment(
                     segment=segment,
                     started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
                     base_url=base_url,
                     asked=len(pending),
+                    gold=request.gold,
                     pid=os.getpid(),
                     concurrency=request.concurrency,
                 )
@@ -261,15 +335,33 @@ async def run(
                 directory.append(outcome)
                 on_outcome(outcome)
 
-            await ask_all(
-                pending,
-                client(server.answers_as).complete,
-                sink,
-                tokenizer=prepared.tokenizer,
-                fingerprint=server.system_fingerprint,
-                concurrency=request.concurrency,
-            )
-    return _result(request.out, prepared.prompts, asked=len(pending))
+            asking = client(server.answers_as)
+
+            async def answer(one: Asked) -> Outcome:
+                return await (
+                    asking.complete(one) if isinstance(one, Prompt) else asking.score(one)
+                )
+
+            asked = 0
+            while pending:
+                await ask_all(
+                    pending,
+                    answer,
+                    sink,
+                    tokenizer=prepared.tokenizer,
+                    fingerprint=server.system_fingerprint,
+                    concurrency=request.concurrency,
+                )
+                asked += len(pending)
+                outcomes = read_outcomes(request.out)
+                # What candidates have made possible: their programs can be scored now.
+                known = set(map(_key, wanted))
+                wanted = _wanted(prepared, outcomes, gold=request.gold)
+                pending = [one for one in _pending(wanted, outcomes) if _key(one) not in known]
+                if pending:
+                    on_start(len(wanted), len(pending))
+            _rank(prepared, read_outcomes(request.out), directory)
+    return _result(request, prepared, before, asked=asked)
 
 
 class Clock:
@@ -325,9 +417,39 @@ async def identify(base_url: str, model: str, listing: Listing, client: Client) 
     )
 
 
+async def _check_scoring(base_url: str, prepared: Prepared, scored: Scored, client: Client) -> None:
+    """See that the server tells probabilities, before anything is asked that needs them.
+
+    Raises:
+        EndpointError: it does not, or not in the way that is needed.
+    """
+    given: str | tuple[int, ...] = "def" if scored == "gold" else ""
+    text: str | tuple[int, ...] = " f" if scored == "gold" else "def f"
+    end: str | tuple[int, ...] = ""
+    ids = prepared.prompts[0].token_ids
+    if ids is not None and prepared.tokenizer is not None:
+        given, text, end = ids[:1], tuple(prepared.tokenizer.encode_infill("def f")), ()
+    probe = Scoring(
+        task_id="probe",
+        strategy=prepared.recipe.strategy,
+        sample_index=0,
+        scored=scored,
+        given=given,
+        text=text,
+        end=end,
+        characters=len("def f"),
+    )
+    answer = await client.score(probe)
+    if isinstance(answer, RequestFailure):
+        raise EndpointError(
+            f"{base_url}: does not tell how probable a text is ({answer.reason}: {answer.detail}); "
+            "lr-rerank and --gold need vLLM's prompt_logprobs"
+        )
+
+
 async def ask_all(
-    prompts: Iterable[Prompt],
-    complete: Callable[[Prompt], Awaitable[Outcome]],
+    prompts: Iterable[AskedT],
+    complete: Callable[[AskedT], Awaitable[Outcome]],
     sink: Callable[[Outcome], None],
     *,
     tokenizer: Tokenizer | None,
@@ -345,14 +467,17 @@ async def ask_all(
     async def work() -> None:
         for prompt in feed:
             outcome = await complete(prompt)
-            if isinstance(outcome, Completion):
-                if outcome.system_fingerprint != fingerprint:
-                    raise ServerChangedError(
-                        f"{prompt.task_id}: answered by {outcome.system_fingerprint}, but the run "
-                        f"began with {fingerprint}; the server was restarted with another "
-                        "configuration, or several differ behind one address. Restore it and run "
-                        "the same command again, or choose another --out"
-                    )
+            if (
+                isinstance(outcome, Completion | Likelihood)
+                and outcome.system_fingerprint != fingerprint
+            ):
+                raise ServerChangedError(
+                    f"{prompt.task_id}: answered by {outcome.system_fingerprint}, but the run "
+                    f"began with {fingerprint}; the server was restarted with another "
+                    "configuration, or several differ behind one address. Restore it and run "
+                    "the same command again, or choose another --out"
+                )
+            if isinstance(outcome, Completion) and isinstance(prompt, Prompt):
                 outcome = as_decoded(outcome, prompt, tokenizer)
             sink(outcome)
 
@@ -375,24 +500,105 @@ def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | No
     return completion.model_copy(update={"text": text, "server_text": completion.text})
 
 
-def _pending(out: Path, prompts: Iterable[Prompt]) -> list[Prompt]:
-    outcomes = read_generations(out)
-    settled = {key for key, outcome in outcomes.items() if is_settled(outcome)}
-    return [prompt for prompt in prompts if key_of(prompt) not in settled]
+def _wanted(prepared: Prepared, outcomes: Outcomes, *, gold: bool) -> list[Asked]:
+    """All that a run needs as far as is known: prompts, then reference answers, then candidates.
+
+    In this order, so that what is timed is not disturbed by what is scored.
+    """
+    wanted: list[Asked] = list(prepared.prompts)
+    if gold:
+        wanted += [
+            gold_scoring(task, prepared.prompts_of(place)[0], prepared.tokenizer)
+            for place, task in enumerate(prepared.tasks)
+        ]
+    if prepared.recipe.strategy == "lr-rerank":
+        for place in range(len(prepared.tasks)):
+            wanted += _candidates(prepared, place, outcomes).values()
+    return wanted
 
 
-def _result(out: Path, prompts: Sequence[Prompt], *, asked: int) -> RunResult:
-    outcomes = read_generations(out)
-    completions = [outcome for outcome in outcomes.values() if isinstance(outcome, Completion)]
+def _candidates(prepared: Prepared, place: int, outcomes: Outcomes) -> dict[int, Scoring]:
+    """What is to be scored of a task's candidates, by sample index; none until all are there."""
+    task, prompts = prepared.tasks[place], prepared.prompts_of(place)
+    completions = [outcomes.generations.get(key_of(prompt)) for prompt in prompts]
+    texts = [
+        filled_middle("reference-lines", one.text, task)
+        for one in completions
+        if isinstance(one, Completion)
+    ]
+    if len(texts) < len(prompts):
+        return {}
+    return {
+        index: candidate_scoring(
+            task,
+            prompts[index],
+            text,
+            context=prepared.recipe.context,
+            card=prepared.card,
+            encoder=prepared.tokenizer,
+        )
+        for index, text in first_of_each(texts).items()
+    }
+
+
+def _rank(prepared: Prepared, outcomes: Outcomes, directory: RunDirectory) -> None:
+    """Write the ranking of each task whose candidates are all scored, if it is not there yet."""
+    if prepared.recipe.strategy != "lr-rerank":
+        return
+    for place, task in enumerate(prepared.tasks):
+        if task.task_id in outcomes.rankings:
+            continue
+        scorings = _candidates(prepared, place, outcomes)
+        likelihoods = {
+            index: found
+            for index, one in scorings.items()
+            if isinstance(found := outcomes.likelihoods.get(scoring_key_of(one)), Likelihood)
+        }
+        if likelihoods and len(likelihoods) == len(scorings):
+            directory.append(ranking(task.task_id, prepared.recipe.strategy, likelihoods))
+
+
+def _key(asked: Asked) -> tuple[str, str, int, Scored | None]:
+    return (*key_of(asked), None) if isinstance(asked, Prompt) else scoring_key_of(asked)
+
+
+def _pending(wanted: Iterable[Asked], outcomes: Outcomes) -> list[Asked]:
+    """What is neither answered nor refused for good."""
+
+    def found(one: Asked) -> Outcome | None:
+        if isinstance(one, Prompt):
+            return outcomes.generations.get(key_of(one))
+        return outcomes.likelihoods.get(scoring_key_of(one))
+
+    return [one for one in wanted if (outcome := found(one)) is None or not is_settled(outcome)]
+
+
+def _result(request: Request, prepared: Prepared, before: Outcomes, *, asked: int) -> RunResult:
+    """How the run stands now, `before` being what it held when the session began."""
+    outcomes = read_outcomes(request.out)
+    strategy = request.recipe.strategy
+    tasks = [task.task_id for task in prepared.tasks]
+
+    def answered(then: Outcomes) -> int:
+        return sum(then.answer(task_id, strategy) is not None for task_id in tasks)
+
+    gold = [outcomes.likelihoods.get((task_id, strategy, 0, "gold")) for task_id in tasks]
     return RunResult(
-        out=out,
-        tasks=len(prompts),
+        out=request.out,
+        tasks=len(tasks),
         asked=asked,
-        answered=len(completions),
+        answered=answered(outcomes),
+        answered_before=answered(before),
         failures=Counter(
-            outcome.reason for outcome in outcomes.values() if isinstance(outcome, RequestFailure)
+            outcome.reason
+            for outcome in (*outcomes.generations.values(), *outcomes.likelihoods.values())
+            if isinstance(outcome, RequestFailure)
         ),
-        text_differences=sum(completion.server_text is not None for completion in completions),
+        unscored=sum(not isinstance(one, Likelihood) for one in gold) if request.gold else 0,
+        text_differences=sum(
+            isinstance(outcome, Completion) and outcome.server_text is not None
+            for outcome in outcomes.generations.values()
+        ),
     )
 
 
@@ -424,7 +630,9 @@ def _manifest(
         max_tokens=max(prompt.max_tokens for prompt in prepared.prompts),
         stop=prepared.prompts[0].stop,
         stop_token_ids=prepared.prompts[0].stop_token_ids,
-        sampling=request.sampling,
+        sampling=request.recipe.sampling,
+        samples=request.recipe.prompts_per_task,
+        examples=tuple(example.task_id for example in request.recipe.examples),
         answers_as=server.answers_as,
         server_version=server.version,
         system_fingerprint=server.system_fingerprint,

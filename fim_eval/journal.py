@@ -4,7 +4,9 @@
     tasks.jsonl         the tasks of the run, so that everything can be computed again from here
     problems.jsonl      the problems they were cut from, with their tests
     segments.jsonl      one line per session of asking
-    generations.jsonl   one line per outcome, appended as it comes
+    examples.jsonl      the worked examples that prompts show, if they show any
+    generations.jsonl   one line per outcome, appended as it comes: completions, failures, and the
+                        probabilities and rankings of what was scored
 
 What was judged of it is in three files more: see `fim_eval.verdicts`.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,33 +26,67 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.lines import AppendFile, FolderLock, create, json_lines, read_lines
 from fim_eval.records import (
     Completion,
-    Generation,
     InfillTask,
+    Likelihood,
+    Outcome,
     Problem,
     Prompt,
+    Ranking,
     RequestFailure,
     RunIdentity,
     RunManifest,
+    Scoring,
     Segment,
 )
-from fim_eval.words import PERMANENT_FAILURES
+from fim_eval.words import PERMANENT_FAILURES, Scored, Strategy
 
 MANIFEST = "manifest.json"
 TASKS = "tasks.jsonl"
 PROBLEMS = "problems.jsonl"
+EXAMPLES = "examples.jsonl"
 SEGMENTS = "segments.jsonl"
 GENERATIONS = "generations.jsonl"
 
 Key = tuple[str, str, int]
 """task_id, strategy, sample_index."""
 
-_GENERATION: TypeAdapter[Completion | RequestFailure] = TypeAdapter(Generation)
+ScoringKey = tuple[str, str, int, Scored]
+"""task_id, strategy, sample_index, scored."""
+
+_OUTCOME: TypeAdapter[Completion | RequestFailure | Likelihood | Ranking] = TypeAdapter(Outcome)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
 
 
 def key_of(record: Prompt | Completion | RequestFailure) -> Key:
     """What is asked, or answered."""
     return record.task_id, record.strategy, record.sample_index
+
+
+def scoring_key_of(record: Scoring | Likelihood) -> ScoringKey:
+    """What is scored."""
+    return record.task_id, record.strategy, record.sample_index, record.scored
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a run directory holds: the last outcome of each key."""
+
+    generations: dict[Key, Completion | RequestFailure] = field(default_factory=dict)
+    likelihoods: dict[ScoringKey, Likelihood | RequestFailure] = field(default_factory=dict)
+    rankings: dict[str, Ranking] = field(default_factory=dict)
+    """By task."""
+
+    def answer(self, task_id: str, strategy: Strategy) -> Completion | None:
+        """The completion that answers a task; None while it has no answer."""
+        sample_index = 0
+        if strategy == "lr-rerank":
+            ranking = self.rankings.get(task_id)
+            if ranking is None:
+                return None
+            ranked = ranking.by_sum if ranking.headline == "sum" else ranking.by_mean
+            sample_index = ranked[0]
+        found = self.generations.get((task_id, strategy, sample_index))
+        return found if isinstance(found, Completion) else None
 
 
 class RunDirectory:
@@ -81,7 +118,11 @@ class RunDirectory:
         self._lock.__exit__(kind, error, trace)
 
     def claim(
-        self, manifest: RunManifest, tasks: list[InfillTask], problems: Sequence[Problem] = ()
+        self,
+        manifest: RunManifest,
+        tasks: list[InfillTask],
+        problems: Sequence[Problem] = (),
+        examples: Sequence[InfillTask] = (),
     ) -> None:
         """Make the folder this run's, or see that it already is.
 
@@ -89,6 +130,7 @@ class RunDirectory:
             manifest: of the run.
             tasks: that it asks.
             problems: that the tasks were cut from; none if they came without.
+            examples: that its prompts show.
 
         Raises:
             RunDirectoryError: it belongs to another run, with the difference named, or holds
@@ -112,6 +154,8 @@ class RunDirectory:
         create(self.path / TASKS, json_lines(tasks))
         if problems:
             create(self.path / PROBLEMS, json_lines(problems))
+        if examples:
+            create(self.path / EXAMPLES, json_lines(examples))
         create(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
 
     def begin_segment(self, segment: Segment) -> None:
@@ -119,13 +163,13 @@ class RunDirectory:
         with AppendFile(self.path / SEGMENTS) as segments:
             segments.append(segment)
 
-    def append(self, generation: Completion | RequestFailure) -> None:
+    def append(self, outcome: Completion | RequestFailure | Likelihood | Ranking) -> None:
         """Write one outcome. When this returns, a kill of the process cannot lose it.
 
         Raises:
             RunDirectoryError: the disk is full or gone; the run cannot go on.
         """
-        self._generations.append(generation)
+        self._generations.append(outcome)
 
 
 def has_manifest(path: Path) -> bool:
@@ -204,27 +248,42 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def read_generations(path: Path) -> dict[Key, Completion | RequestFailure]:
-    """The last outcome of each key in the run directory at `path`.
+    """The last completion or failure of each key in the run directory at `path`."""
+    return read_outcomes(path).generations
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """All that the run directory at `path` holds.
 
     A failure may stand before the completion that a later session got.
 
     Raises:
         RunDirectoryError: a whole line is damaged, or a key was answered twice.
     """
-    outcomes: dict[Key, Completion | RequestFailure] = {}
-    for number, generation in read_lines(path / GENERATIONS, _GENERATION, _ASK_AGAIN):
-        key = key_of(generation)
-        if isinstance(outcomes.get(key), Completion):
+    found = Outcomes()
+    for number, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
+        match outcome:
+            case Ranking():
+                twice = outcome.task_id in found.rankings
+                found.rankings[outcome.task_id] = outcome
+            case Completion() | RequestFailure(scored=None):
+                key = key_of(outcome)
+                twice = isinstance(found.generations.get(key), Completion)
+                found.generations[key] = outcome
+            case Likelihood(scored=scored) | RequestFailure(scored=str() as scored):
+                place = (outcome.task_id, outcome.strategy, outcome.sample_index, scored)
+                twice = isinstance(found.likelihoods.get(place), Likelihood)
+                found.likelihoods[place] = outcome
+        if twice:
             raise RunDirectoryError(
-                f"{path / GENERATIONS}:{number}: answers {key[0]} a second time"
+                f"{path / GENERATIONS}:{number}: answers {outcome.task_id} a second time"
             )
-        outcomes[key] = generation
-    return outcomes
+    return found
 
 
-def is_settled(generation: Completion | RequestFailure) -> bool:
+def is_settled(outcome: Completion | Likelihood | RequestFailure) -> bool:
     """Whether asking again would be in vain: it is answered, or refused for good."""
-    return isinstance(generation, Completion) or generation.reason in PERMANENT_FAILURES
+    return not isinstance(outcome, RequestFailure) or outcome.reason in PERMANENT_FAILURES
 
 
 def _difference(stored: RunIdentity, wanted: RunIdentity) -> str:

@@ -2,16 +2,18 @@
 
 Infilling recipe: `infilling_prompt_tokens` in
 https://github.com/meta-llama/codellama/blob/main/llama/generation.py, and the Code Llama paper v3,
-section 2.3. Left to right: InCoder's "L-R single" (https://arxiv.org/abs/2204.05999).
+section 2.3. Left to right: InCoder's "L-R single" and "L-R reranking"
+(https://arxiv.org/abs/2204.05999). The few-shot template is ours: see `fewshot_text`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, assert_never
 
 from fim_eval.errors import StrategyRefusedError
-from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt
-from fim_eval.words import Context, Kind, Strategy
+from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt, Scoring
+from fim_eval.words import INFILLING, Context, Kind, Strategy
 
 LEFT_TO_RIGHT_STOPS = ("\nclass ", "\ndef ", "\n# ", "\nif")
 """Where a left-to-right completion has left the function: InCoder's `infill_evaluation.py`."""
@@ -25,6 +27,18 @@ MAX_TOKENS: dict[Kind, int] = {
 """Default limits on new tokens. InCoder allows 40 for a line, which cuts the reference of 23 of
 MBPP's 5,261 single-line tasks (end token included); 64 cuts one, by its end token only. It allows
 450 for several lines."""
+
+
+HOLE, FILL, FILL_END = "<HOLE>", "<FILL>", "</FILL>"
+"""What marks the hole, and its filling, in a few-shot prompt."""
+
+FEWSHOT_HEAD = (
+    f"# Python programs with a hole, marked {HOLE}. Behind each program stands the text that is\n"
+    f"# missing there, exactly, between {FILL} and {FILL_END}.\n"
+)
+
+FILL_END_TOKENS = 8
+"""What `FILL_END` may add to a limit on new tokens: Code Llama writes it with 4."""
 
 
 class Encoder(Protocol):
@@ -105,10 +119,105 @@ def infill_ids(
             return (bos, pre, *before, suf, *after, mid)
         case "fim-spm":
             return (bos, pre, suf, *after, mid, *before)
-        case "lr":
-            raise ValueError("left to right shows no suffix")
+        case "lr" | "lr-rerank" | "fewshot":
+            raise ValueError(f"{strategy} has no sentinels")
         case _:
             assert_never(strategy)
+
+
+def fewshot_text(examples: Sequence[InfillTask], task: InfillTask, context: Context) -> str:
+    """Worked examples, then the task up to where its filling begins, as plain text.
+
+    `FEWSHOT_HEAD`, then for each example, and at last for the task: a blank line, the line
+    `# Program N`, the program as shown with `HOLE` in place of the hole, and behind it, on a line
+    of its own, `FILL`, the middle, `FILL_END`. The middle stands between these as it is, with its
+    indentation and its line end; the task's prompt ends with `FILL`.
+
+    The examples come first and are the same for all tasks of a run: servers keep what they have
+    computed of a common beginning.
+
+    Raises:
+        StrategyRefusedError: a program holds one of the markers, so nobody could tell them apart.
+    """
+    parts = [FEWSHOT_HEAD]
+    for number, one in enumerate((*examples, task), 1):
+        program = f"{shown_prefix(one, context)}{HOLE}{one.suffix}"
+        if any(marker in one.prefix + one.middle + one.suffix for marker in (HOLE, FILL, FILL_END)):
+            raise StrategyRefusedError(
+                f"{one.task_id}: its program holds {HOLE}, {FILL} or {FILL_END}, with which "
+                "fewshot marks holes"
+            )
+        end = "" if program.endswith("\n") else "\n"
+        parts.append(f"\n# Program {number}\n{program}{end}{FILL}")
+        if one is not task:
+            parts.append(f"{one.middle}{FILL_END}\n")
+    return "".join(parts)
+
+
+def gold_scoring(task: InfillTask, prompt: Prompt, encoder: Encoder | None) -> Scoring:
+    """The reference middle, and what ends it, behind the prompt that completions get.
+
+    Ids if the prompt is ids. The end is the sentinel of `fim-*`, the closing marker of `fewshot`;
+    left to right has none.
+    """
+    end = FILL_END if prompt.strategy == "fewshot" else ""
+    given: str | tuple[int, ...]
+    text: str | tuple[int, ...] = task.middle
+    ending: str | tuple[int, ...] = end
+    if prompt.token_ids is None or encoder is None:
+        given = prompt.text or ""
+    else:
+        given = prompt.token_ids
+        text = tuple(encoder.encode_infill(task.middle))
+        ending = prompt.stop_token_ids[:1] or tuple(encoder.encode_infill(end))
+    return Scoring(
+        task_id=task.task_id,
+        strategy=prompt.strategy,
+        sample_index=0,
+        scored="gold",
+        given=given,
+        text=text,
+        end=ending,
+        characters=len(task.middle),
+    )
+
+
+def candidate_scoring(
+    task: InfillTask,
+    prompt: Prompt,
+    candidate: str,
+    *,
+    context: Context,
+    card: ModelCard | None,
+    encoder: Encoder | None,
+) -> Scoring:
+    """The whole program with a candidate in its hole, as InCoder's reranking scores it.
+
+    Args:
+        task: whose hole it is.
+        prompt: that the candidate answered.
+        candidate: after truncation.
+        context: what is shown above the program; scored with it.
+        card: of the model.
+        encoder: as `build_prompt`.
+    """
+    program = shown_prefix(task, context) + candidate + task.suffix
+    given: str | tuple[int, ...] = ""
+    text: str | tuple[int, ...] = program
+    end: str | tuple[int, ...] = ""
+    if prompt.token_ids is not None and encoder is not None and card is not None:
+        given = () if card.bos_id is None else (card.bos_id,)
+        text, end = tuple(encoder.encode(program)), ()
+    return Scoring(
+        task_id=task.task_id,
+        strategy=prompt.strategy,
+        sample_index=prompt.sample_index,
+        scored="candidate",
+        given=given,
+        text=text,
+        end=end,
+        characters=len(program),
+    )
 
 
 def build_prompt(
@@ -120,11 +229,14 @@ def build_prompt(
     model: str,
     card: ModelCard | None,
     encoder: Encoder | None,
+    examples: Sequence[InfillTask] = (),
+    sample_index: int = 0,
 ) -> Prompt:
     """The prompt for one task.
 
-    `fim-*` prompts are always ids and need an encoder and a card; `lr` prompts are ids with BOS if
-    there is an encoder and a card that names BOS, else text for the server to tokenise.
+    `fim-*` prompts are always ids and need an encoder and a card; others are ids with BOS if there
+    is an encoder and a card that names BOS, else text for the server to tokenise. `lr-rerank` asks
+    what `lr` asks, several times; `fewshot` shows those `examples` that are of the task's kind.
 
     Raises:
         StrategyRefusedError: the model cannot be asked this way; ends the run.
@@ -134,8 +246,16 @@ def build_prompt(
     ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    if strategy == "lr":
+    if strategy not in INFILLING:
         stop = LEFT_TO_RIGHT_STOPS
+        if strategy == "fewshot":
+            stop = (FILL_END,)
+            fitting = [example for example in examples if example.kind == task.kind]
+            if not fitting:
+                raise StrategyRefusedError(
+                    f"{task.task_id}: fewshot has no worked example of a {task.kind} hole to show"
+                )
+            prefix = fewshot_text(fitting, task, context)
         if encoder is None or card is None or card.bos_id is None:
             text = prefix
         else:
@@ -157,7 +277,7 @@ def build_prompt(
     return Prompt(
         task_id=task.task_id,
         strategy=strategy,
-        sample_index=0,
+        sample_index=sample_index,
         text=text,
         token_ids=ids,
         stop=stop,

@@ -19,6 +19,8 @@ from fim_eval.words import (
     Isolation,
     Kind,
     ProbeVerdict,
+    RankedBy,
+    Scored,
     Split,
     Strategy,
     TestStyle,
@@ -102,6 +104,36 @@ class Prompt(Record):
         return self
 
 
+class Scoring(Record):
+    """A text whose probability is asked. Key: `task_id`, `strategy`, `sample_index`, `scored`.
+
+    Its parts are ids where the tokenizer is ours, else text for the server to tokenise.
+    """
+
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    scored: Scored
+    given: str | tuple[int, ...]
+    """What stands before and is not scored: the prompt; nothing, or BOS, before a whole program."""
+
+    text: str | tuple[int, ...]
+    """What is scored."""
+
+    end: str | tuple[int, ...]
+    """What a model writes to say that it is done, scored apart; empty where the strategy has no
+    such thing."""
+
+    characters: int
+    """Of the scored text, its end not counted."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if len({type(self.given), type(self.text), type(self.end)}) != 1:
+            raise ValueError("what is scored is either text or token ids")
+        return self
+
+
 class Completion(Record):
     """A model's answer, as received. Key: `task_id`, `strategy`, `sample_index`."""
 
@@ -139,13 +171,51 @@ class Completion(Record):
     """From sending the last attempt to its whole body received."""
 
 
+class Likelihood(Record):
+    """How probable a model finds a text, as received. Key as `Scoring`."""
+
+    outcome: Literal["likelihood"] = "likelihood"
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    scored: Scored
+    logprobs: tuple[float, ...]
+    """Natural logarithm of each scored token's probability, in order. One fewer than `tokens` where
+    nothing stands before the first."""
+
+    end_logprobs: tuple[float, ...]
+    """The same of the end's tokens; empty where the strategy has no end."""
+
+    tokens: int
+    """Of the scored text."""
+
+    characters: int
+    """Of the scored text."""
+
+    prompt_tokens: int
+    """All that was sent: given, scored, end."""
+
+    system_fingerprint: str | None
+    answered_as: str
+    attempts: int
+    segment: int
+    sent_ns: int
+    elapsed_ns: int
+
+
 class RequestFailure(Record):
-    """A request without an answer: counted beside the score, never scored. Key as `Completion`."""
+    """A request without an answer: counted beside the score, never scored.
+
+    Key as what was asked: `Prompt` or `Scoring`.
+    """
 
     outcome: Literal["failure"] = "failure"
     task_id: str
     strategy: Strategy
     sample_index: int
+    scored: Scored | None = None
+    """None: a completion was asked."""
+
     reason: FailureReason
     detail: str
     attempts: int
@@ -154,7 +224,27 @@ class RequestFailure(Record):
     elapsed_ns: int
 
 
-Generation = Annotated[Completion | RequestFailure, Field(discriminator="outcome")]
+class Ranking(Record):
+    """The candidates of one task in order of their programs' probability. Key: `task_id`."""
+
+    outcome: Literal["ranking"] = "ranking"
+    task_id: str
+    strategy: Strategy
+    by_sum: tuple[int, ...]
+    """Sample indices, best first, by the sum of log-probabilities. Of candidates with the same
+    text, the first stands for all."""
+
+    by_mean: tuple[int, ...]
+    """The same by the mean per token."""
+
+    headline: RankedBy
+    """Whose first is the task's answer."""
+
+
+Outcome = Annotated[
+    Completion | RequestFailure | Likelihood | Ranking, Field(discriminator="outcome")
+]
+"""A line of a run's journal."""
 
 
 class Execution(Record):
@@ -364,6 +454,12 @@ class RunIdentity(Record):
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     sampling: Sampling
+    samples: int = 1
+    """Candidates asked for each task."""
+
+    examples: tuple[str, ...] = ()
+    """Tasks shown as worked examples, in order; none where the strategy shows none."""
+
     answers_as: str
     server_version: str | None
     system_fingerprint: str | None
@@ -429,7 +525,10 @@ class Segment(Record):
 
     base_url: str
     asked: int
-    """How many prompts were left to ask when it started."""
+    """How many prompts, and texts to score, were left when it started."""
+
+    gold: bool = False
+    """Whether the probability of the reference answers was asked."""
 
     pid: int
     concurrency: int

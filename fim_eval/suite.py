@@ -8,6 +8,7 @@ both into its directory if they still fit the file.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from fim_eval.official import OfficialTasks, official_tasks
 from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, Problem, TaskFacts
 from fim_eval.words import Kind
+
+SHOTS = 3
+"""Worked examples that a few-shot prompt shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,48 @@ def _official_suite(
         problems_sha256=hashlib.sha256(json_lines(official.problems)).hexdigest(),
     )
     return Suite(official.tasks, official.problems, facts)
+
+
+def worked_examples(
+    suite: Suite, notice: Callable[[str], None], *, shots: int = SHOTS, seed: int = 0
+) -> tuple[InfillTask, ...]:
+    """Holes of other problems to show with their answers, `shots` for each kind in the suite.
+
+    Of MBPP's split `prompt`, of which no other split holds a problem; of the starter set's where
+    the tasks are of another data set, or of nobody knows which. One hole of a problem, drawn by
+    the seed and the kind alone: the same for every task, model and limit.
+
+    Raises:
+        DatasetError: the split is asked itself, or has too few problems with such holes.
+    """
+    dataset = suite.facts.dataset if suite.facts else None
+    asked = {task.problem_id for task in suite.tasks}
+    pool: list[Problem] = []
+    if dataset is not None and dataset.name not in ("humaneval", "humaneval-infilling", "starter"):
+        name = dataset.source if dataset.name == "file" else dataset.name
+        pool = [one for one in load_problems(name, "all", notice)[0] if one.split == "prompt"]
+        if any(one.problem_id in asked for one in pool):
+            pool = []
+    if not pool:
+        pool, _ = load_problems("starter", "prompt", notice)
+    if any(one.problem_id in asked for one in pool):
+        raise DatasetError(
+            "fewshot: its worked examples come from split prompt, which is asked here itself; "
+            "choose another --split"
+        )
+    examples: list[InfillTask] = []
+    for kind in sorted({task.kind for task in suite.tasks}):
+        digest = hashlib.sha256(f"worked examples\n{kind}\n{seed}".encode()).digest()
+        draw = random.Random(int.from_bytes(digest))  # noqa: S311  a repeatable draw, no secret
+        holes = [tasks_of(one, kind).tasks for one in draw.sample(pool, len(pool))]
+        found = [draw.choice(tasks) for tasks in holes if tasks][:shots]
+        if len(found) < shots:
+            raise DatasetError(
+                f"fewshot: only {len(found)} problems of split prompt have {kind} holes to show, "
+                f"{shots} are wanted; lower --shots"
+            )
+        examples += found
+    return tuple(examples)
 
 
 def problems_path(tasks_path: Path) -> Path:

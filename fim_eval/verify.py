@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fim_eval.errors import DatasetError
-from fim_eval.journal import read_generations, read_manifest, read_problems, read_tasks
+from fim_eval.journal import read_manifest, read_outcomes, read_problems, read_tasks
 from fim_eval.judge import Examination, examination, program_key
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
 from fim_eval.records import (
-    Completion,
     Execution,
     JudgeRules,
     JudgeSession,
@@ -127,7 +126,7 @@ def verify(
 def _run_candidates(path: Path, problems: Mapping[str, Problem]) -> Iterator[Candidate]:
     tasks = read_tasks(path)
     strategy = read_manifest(path).identity.strategy
-    outcomes = read_generations(path)
+    outcomes = read_outcomes(path)
     for task in tasks:
         problem = problems.get(task.problem_id)
         if problem is None:
@@ -141,10 +140,10 @@ def _run_candidates(path: Path, problems: Mapping[str, Problem]) -> Iterator[Can
                 "of these problems; name the data set its tasks were cut from with --problems"
             )
         yield Candidate(task.problem_id, filled_program(task, ""))
-        outcome = outcomes.get((task.task_id, strategy, 0))
-        if isinstance(outcome, Completion):
+        answer = outcomes.answer(task.task_id, strategy)
+        if answer is not None:
             for policy in POLICIES:
-                middle = filled_middle(policy, outcome.text, task)
+                middle = filled_middle(policy, answer.text, task)
                 yield Candidate(task.problem_id, filled_program(task, middle))
 
 

@@ -12,14 +12,19 @@ Kind = Literal["single-line", "multi-line", "random-span", "block"]
 BlockPart = Literal["body", "condition", "return-value", "call"]
 """What a `block` is in the syntax tree."""
 
-Strategy = Literal["fim-psm", "fim-spm", "lr"]
+Strategy = Literal["fim-psm", "fim-spm", "lr", "lr-rerank", "fewshot"]
 INFILLING: tuple[Strategy, ...] = ("fim-psm", "fim-spm")
-"""Strategies that only a model trained to infill can answer."""
+"""Need a model that was trained to infill, and its sentinels."""
 
+RankedBy = Literal["sum", "mean"]
 Context = Literal["none", "text"]
 Policy = Literal["raw", "reference-lines", "first-line", "suffix-overlap", "syntax"]
 ProbeVerdict = Literal["infills", "does not infill", "unclear"]
 Infills = Literal["yes", "no", "disputed", "unknown"]
+
+Scored = Literal["gold", "candidate"]
+"""Whose probability is asked. `gold`: the reference middle, given the prompt. `candidate`: the
+whole program, its hole filled with a candidate."""
 
 FailureReason = Literal[
     "timeout",
@@ -33,9 +38,11 @@ FailureReason = Literal[
     "prompt-altered",
     "bad-request",
     "prompt-too-long",
+    "corrupted",
+    "boundary-unknown",
 ]
 PERMANENT_FAILURES: frozenset[FailureReason] = frozenset(
-    {"bad-request", "prompt-too-long", "prompt-altered"}
+    {"bad-request", "prompt-too-long", "prompt-altered", "boundary-unknown"}
 )
 """Asking again gives the same answer: not retried, not asked again on resume. Still counted."""
 

@@ -21,6 +21,7 @@ from fim_eval.cli.options import (
     CardName,
     Concurrency,
     ContextChoice,
+    Gold,
     IsolationName,
     KeyEnv,
     KindName,
@@ -30,7 +31,9 @@ from fim_eval.cli.options import (
     PerProblem,
     ProbeFirst,
     Problems,
+    Samples,
     Seed,
+    Shots,
     SplitName,
     TasksFile,
     TokenizerSource,
@@ -49,6 +52,7 @@ from fim_eval.words import INFILLING, Strategy
 
 if TYPE_CHECKING:
     from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.records import InfillTask
     from fim_eval.sandbox import Jail
     from fim_eval.suite import Suite
 
@@ -98,13 +102,15 @@ def prompts(
     context: ContextChoice = "text",
     card: CardName = None,
     max_tokens: MaxTokens = None,
+    samples: Samples = 10,
+    shots: Shots = 3,
 ) -> None:
     """Build prompts without asking anyone: each task's line, and what would be sent."""
     import orjson
 
     from fim_eval.generate import Recipe, prepare
 
-    found = read_suite(tasks_file).tasks
+    suite = read_suite(tasks_file)
     recipe = Recipe(
         model=model,
         strategy=strategy,
@@ -112,11 +118,14 @@ def prompts(
         context=context,
         tokenizer=tokenizer,
         max_tokens=max_tokens,
+        samples=samples,
+        examples=examples_for(strategy, suite, shots),
     )
-    prepared = prepare(found, recipe)
+    prepared = prepare(suite.tasks, recipe)
     rows = (
         orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
-        for task, prompt in zip(found, prepared.prompts, strict=True)
+        for place, task in enumerate(prepared.tasks)
+        for prompt in prepared.prompts_of(place)
     )
     write(out, b"".join(row + b"\n" for row in rows))
     form = "token ids" if prepared.prompts[0].token_ids is not None else "text"
@@ -136,6 +145,9 @@ def run(
     card: CardName = None,
     limit: Limit = None,
     max_tokens: MaxTokens = None,
+    samples: Samples = 10,
+    shots: Shots = 3,
+    gold: Gold = False,
     concurrency: Concurrency = 64,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
@@ -162,7 +174,10 @@ def run(
                 context=context,
                 tokenizer=tokenizer,
                 max_tokens=max_tokens,
+                samples=samples,
+                examples=examples_for(strategy, suite, shots),
             ),
+            gold=gold,
             endpoint=endpoint,
             out=out,
             limit=limit,
@@ -174,7 +189,7 @@ def run(
         probe_first=probe_first,
     )
     tell([out], None, as_json=False)
-    raise typer.Exit(UNRESOLVED if result.unresolved else 0)
+    raise typer.Exit(UNRESOLVED if result.unresolved or result.unscored else 0)
 
 
 def eval_(
@@ -208,7 +223,8 @@ def eval_(
         str | None,
         typer.Option(
             "--strategies",
-            help="Separated by commas; by default lr, and fim-psm and fim-spm where trained.",
+            help="Separated by commas, of lr, lr-rerank, fewshot, fim-psm, fim-spm; by default lr, "
+            "and fim-psm and fim-spm where trained.",
         ),
     ] = None,
     tokenizer: TokenizerSource = None,
@@ -216,6 +232,9 @@ def eval_(
     card: CardName = None,
     limit: Limit = None,
     max_tokens: MaxTokens = None,
+    samples: Samples = 10,
+    shots: Shots = 3,
+    gold: Gold = False,
     concurrency: Concurrency = 64,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
@@ -247,6 +266,8 @@ def eval_(
         targets = [(server.base_url, server.model) for server in answering]
         say("answering: " + ", ".join(f"{name} at {url}" for url, name in targets))
     suite = build_suite(problems, split, kind, say, per_problem=per_problem, seed=seed)
+    chosen = named_strategies(strategies)
+    examples = {strategy: examples_for(strategy, suite, shots) for strategy in chosen}
     requests = []
     for url, name in targets:
         known = card_of(card or name)
@@ -267,7 +288,10 @@ def eval_(
                     context=context,
                     tokenizer=tokenizer,
                     max_tokens=max_tokens,
+                    samples=samples,
+                    examples=examples.get(strategy, ()),
                 ),
+                gold=gold,
                 endpoint=url,
                 out=run_path(out, name, strategy),
                 limit=limit,
@@ -276,7 +300,7 @@ def eval_(
                 api_key=api_key(api_key_env),
                 server_log=server_log,
             )
-            for strategy in named_strategies(strategies) or strategies_for(known)
+            for strategy in chosen or strategies_for(known)
         ]
     check_each(requests)
     jail = None
@@ -300,6 +324,13 @@ def named_strategies(names: str | None) -> tuple[Strategy, ...]:
                 f"{name} is none of {', '.join(known)}", param_hint="--strategies"
             )
     return cast("tuple[Strategy, ...]", tuple(dict.fromkeys(chosen)))
+
+
+def examples_for(strategy: Strategy, suite: Suite, shots: int) -> Sequence[InfillTask]:
+    """The worked examples that a strategy shows; none if it shows none."""
+    from fim_eval.suite import worked_examples
+
+    return worked_examples(suite, say, shots=shots) if strategy == "fewshot" else ()
 
 
 def check_each(requests: Sequence[Request]) -> None:
@@ -330,7 +361,8 @@ def ask_each(
         count = len(request.tasks[: request.limit])
         say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
         try:
-            unresolved += ask(request, probe_first=probe_first).unresolved
+            result = ask(request, probe_first=probe_first)
+            unresolved += result.unresolved + result.unscored
             asked.append(request.out)
         except FimEvalError as error:
             # One server's end is not the others': what stands is still asked, told and stored.
@@ -430,15 +462,16 @@ def ask(request: Request, *, probe_first: bool = True) -> RunResult:
             advance(outcome.outcome == "failure")
 
         result = run_async(generate(request, on_start, on_outcome))
-    resumed = result.tasks - result.asked
+    before = result.answered_before
     say(
         f"{result.out}: {result.answered}/{result.tasks} answered"
-        + (f", {resumed} of them already there" if resumed else "")
+        + (f", {before} of them already there" if before else "")
     )
-    if result.unresolved:
+    if result.unresolved or result.unscored:
+        unscored = f", {result.unscored} without bits" if result.unscored else ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.failures.most_common())
         say(
-            f"{result.unresolved} unresolved ({reasons}); "
+            f"{result.unresolved} unresolved{unscored} ({reasons}); "
             "the same command asks again what may yet be answered"
         )
     if result.text_differences:

@@ -111,6 +111,4 @@ def tell_calibration(folders: list[Path], limit: int | None) -> None:
     for source in table["source"].unique().sort():
         say(f"published: {source}")
     if limit is not None:
-        say(
-            f"only the first {limit} tasks of each file were asked: the published numbers are of all"
-        )
+        say(f"only the first {limit} tasks were asked of each file; published numbers are of all")

@@ -41,6 +41,17 @@ MaxTokens = Annotated[
     int | None,
     typer.Option("--max-tokens", min=1, help="Most new tokens; by default 64 for a line."),
 ]
+Samples = Annotated[
+    int, typer.Option("--samples", min=2, help="Candidates per task that lr-rerank orders.")
+]
+Shots = Annotated[int, typer.Option("--shots", min=1, help="Worked examples that fewshot shows.")]
+Gold = Annotated[
+    bool,
+    typer.Option(
+        "--gold",
+        help="Also ask how probable the reference answers are; may be added to a finished run.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")]
 Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")]
 KeyEnv = Annotated[

@@ -65,9 +65,11 @@ def show(summary: pl.DataFrame) -> Table:
     table.add_column("", overflow="fold", min_width=17)
     judged = not summary["pass_at_1_low"].is_null().all()
     pass_headers = ("pass@1\n%", "pass@1 %\nsensitive") if judged else ()
+    scored = not summary["gold_tasks"].is_null().all()
     for header in (
         "n/N", *pass_headers, "exact\nmatch %", "EM %\nrstrip", "edit d.\nmean",
-        "edit d.\nmedian", "edit\nsim. %", "tokens\n/s", "wall\ns",
+        "edit d.\nmedian", "edit\nsim. %", *(("bits\n/char",) if scored else ()),
+        "tokens\n/s", "wall\ns",
     ):  # fmt: skip
         table.add_column(header, justify="right", no_wrap=True)
     before = ""
@@ -86,6 +88,7 @@ def show(summary: pl.DataFrame) -> Table:
             _number(row["edit_distance_mean"], 1),
             _number(row["edit_distance_median"], 1),
             _rate(row, "edit_similarity"),
+            *((_bits(row),) if scored else ()),
             _number(row["tokens_per_s"], 0),
             _number(row["wall_s"], 1),
         )
@@ -100,6 +103,14 @@ def _rate(row: dict[str, float | None], name: str) -> str:
     if low == high:
         return f"{100 * low:.1f}"
     return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+def _bits(row: dict[str, float | None]) -> str:
+    """Bits per character of the reference, and n/N if they are not known of every task."""
+    shown = _number(row["bits_per_character"], 3)
+    if row["gold_tasks"] in (None, row["tasks"]):
+        return shown
+    return f"{shown} ({row['gold_tasks']}/{row['tasks']})"
 
 
 def _number(value: float | None, digits: int) -> str:

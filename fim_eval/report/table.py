@@ -7,17 +7,20 @@ rates of passed tests, with an answer that has no verdict.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from fim_eval.journal import read_generations, read_manifest, read_tasks
+from fim_eval.journal import Outcomes, read_manifest, read_outcomes, read_segments, read_tasks
 from fim_eval.judge import program_key
 from fim_eval.metrics import score_columns
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
-from fim_eval.records import Completion, InfillTask
+from fim_eval.prompt import FILL_END
+from fim_eval.records import Completion, InfillTask, Likelihood
 from fim_eval.verdicts import read_references, read_sessions, read_verdicts
-from fim_eval.words import NO_VERDICT, VerdictOutcome
+from fim_eval.words import NO_VERDICT, Strategy, VerdictOutcome
 
 GROUP = ("model", "strategy", "kind", "policy")
 
@@ -33,19 +36,23 @@ def score_run(path: Path) -> pl.DataFrame:
     null where unanswered; judged
     bool (the run was, at least in part); verdict str (a `words.VerdictOutcome`) and passed bool,
     null without a verdict; sensitive bool: the tests fail if the hole stays empty, null if that was
-    not judged.
+    not judged; asked_gold bool (the reference answers' probability was asked), gold_bits f64 of the
+    reference middle, gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not
+    known.
     """
     judged = _Judged(path)
     manifest = read_manifest(path)
-    outcomes = read_generations(path)
+    outcomes = read_outcomes(path)
+    asked_gold = any(segment.gold for segment in read_segments(path))
     strategy = manifest.identity.strategy
     rows = []
     answers: list[str] = []
     references: list[str] = []
     for policy in POLICIES:
         for task in read_tasks(path):
-            outcome = outcomes.get((task.task_id, strategy, 0))
-            answer = outcome if isinstance(outcome, Completion) else None
+            answer = outcomes.answer(task.task_id, strategy)
+            gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
+            known = gold if isinstance(gold, Likelihood) else None
             middle = filled_middle(policy, answer.text, task) if answer else ""
             verdict = judged.outcome(task, middle) if answer else None
             empty = judged.outcome(task, "")
@@ -55,11 +62,13 @@ def score_run(path: Path) -> pl.DataFrame:
                     answer and answer.finish_reason == "length",
                     answer and _ended(answer),
                     answer and _ran_past(answer, task),
-                    answer and answer.completion_tokens,
+                    answer and _tokens(outcomes, task, strategy),
                     answer and answer.segment,
                     answer and answer.sent_ns, answer and answer.elapsed_ns,
                     judged.sessions > 0, verdict, verdict and verdict == "passed",
                     empty and empty != "passed",
+                    asked_gold, known and _bits(known.logprobs), known and known.characters,
+                    known and (_bits(known.end_logprobs) if known.end_logprobs else None),
                 )
             )  # fmt: skip
             answers.append(middle)
@@ -82,6 +91,10 @@ def score_run(path: Path) -> pl.DataFrame:
         "verdict": pl.String,
         "passed": pl.Boolean,
         "sensitive": pl.Boolean,
+        "asked_gold": pl.Boolean,
+        "gold_bits": pl.Float64,
+        "gold_characters": pl.Int64,
+        "gold_end_bits": pl.Float64,
     }
     scores = score_columns(answers, references)
     frame = pl.DataFrame(rows, schema=schema, orient="row").hstack(scores)
@@ -95,8 +108,28 @@ def score_run(path: Path) -> pl.DataFrame:
 
 
 def _ended(answer: Completion) -> bool:
-    """Whether the model said that it was done: no stop string and no limit spoke for it."""
-    return answer.finish_reason == "stop" and not isinstance(answer.stop_reason, str)
+    """Whether the model said that it was done: no limit and no stop string spoke for it.
+
+    The closing marker of `fewshot` is the model's own word.
+    """
+    spoken = answer.stop_reason == FILL_END or not isinstance(answer.stop_reason, str)
+    return answer.finish_reason == "stop" and spoken
+
+
+def _tokens(outcomes: Outcomes, task: InfillTask, strategy: Strategy) -> int | None:
+    """What a task's answer cost: the generated tokens of all its candidates."""
+    total = index = 0
+    while found := outcomes.generations.get((task.task_id, strategy, index)):
+        if not isinstance(found, Completion) or found.completion_tokens is None:
+            return None
+        total += found.completion_tokens
+        index += 1
+    return total
+
+
+def _bits(logprobs: Sequence[float]) -> float:
+    """Information of tokens in bits: the sum of -log2 p."""
+    return -math.fsum(logprobs) / math.log(2)
 
 
 def _ran_past(answer: Completion, task: InfillTask) -> bool:
@@ -133,19 +166,27 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         exact_match, exact_match_rstrip, edit_similarity, indel_ratio f64 in [0, 1]: mean over all
             N; null if any is unresolved. `<name>_low` and `<name>_high`: its bounds, every
             unresolved task counted as 0 or as 1; all three are equal if none is.
-        pass_at_1 f64 in [0, 1]: tasks whose program passes its tests, of all N (one greedy answer
-            each: Chen et al. 2021 with n = k = 1); null if any is without a verdict.
+        pass_at_1 f64 in [0, 1]: tasks whose program passes its tests, of all N (one answer each:
+            Chen et al. 2021 with n = k = 1); null if any is without a verdict.
             pass_at_1_low, pass_at_1_high: its bounds. All three null if the run was not judged.
         sensitive_tasks u32: tasks whose tests fail if the hole stays empty; null if not judged.
         pass_at_1_sensitive, and _low, _high: the same of these only.
         unjudged u32: answered tasks without a verdict.
         edit_distance_mean, edit_distance_median f64, characters: over the n answered.
+        gold_tasks u32: tasks whose reference middle's probability is known; null if not asked.
+        bits_per_character f64: information of the reference middle given the prompt, -log2 p summed
+            over its tokens, of these tasks together, by their characters together. Not a mean of
+            quotients: in it a hole of one character would weigh as much as one of thirty lines,
+            and an empty one would have none. Null if not asked, or of no character.
+        end_bits f64: information of what ends the middle, mean over these tasks; null where the
+            strategy has no end, or not asked.
         truncated u32: answers that met the token limit.
         no_end u32: answers that did not write an end token: met the limit or a stop string.
         ran_past u32: answers that go on to repeat the suffix.
-        completion_tokens i64: sum over answers; null if the server counts none.
+        completion_tokens i64: sum over answers, of `lr-rerank` over all candidates; null if the
+            server counts none.
         wall_s f64: from the first request sent to the last answer received, summed over the
-            run's sessions; null if nothing was answered.
+            run's sessions; null if nothing was answered. What was scored is not in it.
         tokens_per_s f64: completion_tokens / wall_s.
     """
     rates = ("exact_match", "exact_match_rstrip", "edit_similarity", "indel_ratio")
@@ -171,6 +212,14 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         (answered - pl.col("passed").count()).cast(pl.UInt32).alias("unjudged"),
         pl.col("edit_distance").mean().alias("edit_distance_mean"),
         pl.col("edit_distance").median().alias("edit_distance_median"),
+        pl.when(pl.col("asked_gold").any())
+        .then(pl.col("gold_bits").count())
+        .cast(pl.UInt32)
+        .alias("gold_tasks"),
+        pl.when(pl.col("gold_characters").sum() > 0)
+        .then(pl.col("gold_bits").sum() / pl.col("gold_characters").sum())
+        .alias("bits_per_character"),
+        pl.col("gold_end_bits").mean().alias("end_bits"),
         pl.col("truncated").sum().cast(pl.UInt32).alias("truncated"),
         (answered - pl.col("ended").sum()).cast(pl.UInt32).alias("no_end"),
         pl.col("ran_past").sum().cast(pl.UInt32).alias("ran_past"),
@@ -200,7 +249,7 @@ def _pass_rate(name: str, passed: pl.Expr, judged: pl.Expr) -> list[pl.Expr]:
     ]
 
 
-_ORDER = {"lr": 0, "fim-psm": 1, "fim-spm": 2}
+_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-psm": 3, "fim-spm": 4}
 
 
 def _wall_s(scores: pl.DataFrame) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 
 Serves `/v1/models`, `/version` and `/v1/completions` on a free port of loopback, from a thread of
 its own. Bodies and refusals are shaped like those of vLLM 0.32. It knows no tokens: it counts one
-per character, and a character's code point is its id.
+per character, and a character's code point is its id. Asked for `prompt_logprobs`, it gives those
+of `logprob`; asked to `echo`, it puts the prompt's text in front.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +31,11 @@ class Reply:
 
 
 Answer = Callable[[dict[str, Any]], str | Reply]
+
+
+def eighths(ids: Sequence[int], place: int) -> float | None:
+    """The log-probability of a prompt's token: its id modulo 8, in eighths, below zero."""
+    return -(ids[place] % 8) / 8
 
 
 def right_answer(body: dict[str, Any]) -> str:
@@ -59,6 +65,8 @@ class FakeServer:
         self.delay_s = delay_s
         self.answer = answer
         self.probe: Answer = lambda _: " "
+        self.logprob: Callable[[Sequence[int], int], float | None] = eighths
+        self.tokens: Callable[[str], list[int]] = lambda text: [ord(c) for c in text]
         self.requests: list[dict[str, Any]] = []
         """Bodies of every completion asked for, the probe included, in order of arrival."""
 
@@ -80,8 +88,17 @@ class FakeServer:
 
     @property
     def prompts(self) -> list[Any]:
-        """Prompts asked so far, without the probe."""
-        return [body["prompt"] for body in list(self.requests) if body["prompt"] != PROBE]
+        """Prompts asked so far, without the probe and what was only scored."""
+        return [
+            body["prompt"]
+            for body in list(self.requests)
+            if body["prompt"] != PROBE and body["max_tokens"] > 1
+        ]
+
+    @property
+    def scored(self) -> list[Any]:
+        """Prompts whose tokens' probabilities were asked."""
+        return [body["prompt"] for body in list(self.requests) if "prompt_logprobs" in body]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -106,7 +123,9 @@ class FakeServer:
         """The body of an answer with this text, cut at the request's limit."""
         kept = text[: body["max_tokens"]]
         prompt = body["prompt"]
-        prompt_ids = [ord(c) for c in prompt] if isinstance(prompt, str) else prompt
+        prompt_ids = self.tokens(prompt) if isinstance(prompt, str) else prompt
+        returns_ids = body.get("return_token_ids", False)
+        shown = "".join(map(chr, prompt_ids)) if body.get("echo") and not returns_ids else ""
         return {
             "id": "cmpl-b57d2c6ee52cdbc4",
             "object": "text_completion",
@@ -115,13 +134,13 @@ class FakeServer:
             "choices": [
                 {
                     "index": 0,
-                    "text": kept,
+                    "text": shown + kept,
                     "logprobs": None,
                     "finish_reason": "stop" if kept == text else "length",
                     "stop_reason": None,
-                    "token_ids": [ord(c) for c in kept],
-                    "prompt_logprobs": None,
-                    "prompt_token_ids": prompt_ids,
+                    "token_ids": [ord(c) for c in kept] if returns_ids else None,
+                    "prompt_logprobs": self._prompt_logprobs(body, prompt_ids),
+                    "prompt_token_ids": prompt_ids if returns_ids else None,
                 }
             ],
             "system_fingerprint": self.fingerprint,
@@ -131,6 +150,15 @@ class FakeServer:
                 "total_tokens": len(prompt_ids) + len(kept),
             },
         }
+
+    def _prompt_logprobs(self, body: dict[str, Any], ids: Sequence[int]) -> list[Any] | None:
+        if "prompt_logprobs" not in body:
+            return None
+        known = [
+            {str(token): {"logprob": self.logprob(ids, place), "rank": 1, "decoded_token": "?"}}
+            for place, token in enumerate(ids)
+        ]
+        return [None, *known[1:]]
 
     def _run(self) -> None:
         try:

@@ -117,4 +117,4 @@ def test_runs_of_models_with_published_numbers_show_them(
     [line] = [line.split() for line in output.splitlines() if "exact_match" in line]
     assert line[-4:] == ["4", "100.0", "67.6", "+32.4"]
     assert "table 6" in errors
-    assert "only the first 4 tasks" in errors
+    assert "only the first 4 tasks were asked" in errors

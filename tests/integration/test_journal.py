@@ -240,7 +240,8 @@ def test_samples_and_strategies_have_keys_of_their_own(tmp_path: Path) -> None:
 
 def test_only_answers_and_permanent_failures_are_settled() -> None:
     assert is_settled(completion(0))
-    assert {"bad-request", "prompt-too-long", "prompt-altered"} == PERMANENT_FAILURES
+    permanent = {"bad-request", "prompt-too-long", "prompt-altered", "boundary-unknown"}
+    assert permanent == PERMANENT_FAILURES
     assert all(is_settled(failure(0, reason)) for reason in PERMANENT_FAILURES)
     retryable: tuple[FailureReason, ...] = ("timeout", "connection", "overloaded", "wrong-model")
     assert not any(is_settled(failure(0, reason)) for reason in retryable)

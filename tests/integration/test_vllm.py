@@ -202,6 +202,74 @@ def test_a_prompt_longer_than_the_model_takes_is_counted_and_not_cut(
     assert outcomes["Long/1"]["attempts"] == 1
 
 
+def test_every_strategy_of_a_model_without_sentinels_runs_and_is_judged(
+    smollm2: Server, tmp_path: Path
+) -> None:
+    """Rerank, few-shot and the probability of the reference answers, to one table."""
+    done = fim_eval(
+        "eval", "--problems", "starter", "--per-problem", "1", "--limit", "3",
+        "--endpoint", smollm2.url, "--model", smollm2.model, "--gold",
+        "--strategies", "lr,lr-rerank,fewshot", "--samples", "3", "--max-tokens", "24",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    raw = {row["strategy"]: row for row in found if row["policy"] == "raw"}
+    assert list(raw) == ["lr", "lr-rerank", "fewshot"]
+    for row in raw.values():
+        assert (row["answered"], row["gold_tasks"], row["unjudged"]) == (3, 3, 0)
+        assert 0 < row["bits_per_character"] < 8
+    assert raw["lr"]["bits_per_character"] == pytest.approx(
+        raw["lr-rerank"]["bits_per_character"], rel=0.02
+    ), "the same prompt and the same answer, but for the noise of batching"
+    assert raw["fewshot"]["end_bits"] > 0
+    (runs,) = [path for path in tmp_path.iterdir() if path.name.endswith(".lr-rerank")]
+    for row in rows(runs / "generations.jsonl"):
+        if row["outcome"] == "ranking":
+            assert sorted(row["by_sum"]) == sorted(row["by_mean"])
+            assert set(row["by_sum"]) <= {0, 1, 2}
+
+
+def test_the_probability_of_a_text_is_that_with_which_it_is_generated(smollm2: Server) -> None:
+    """Greedy decoding tells the log-probability of each token it chose; scoring the same ids
+    behind the same prompt must tell the same, to the noise of another batch.
+    """
+    import asyncio
+    import time as clock
+
+    from fim_eval.client import Client
+    from fim_eval.records import Likelihood, Sampling, Scoring, Timeouts
+    from fim_eval.transport import open_http
+
+    prompt = "def add(a, b):\n    return a"
+    body = {"model": smollm2.model, "prompt": prompt, "max_tokens": 6, "temperature": 0,
+            "logprobs": 0, "return_token_ids": True}  # fmt: skip
+    free = httpx.post(f"{smollm2.url}/completions", json=body, timeout=60).json()["choices"][0]
+
+    async def score(given: str | tuple[int, ...], text: str | tuple[int, ...]) -> Likelihood:
+        timeouts = Timeouts(attempts=1)
+        async with open_http(smollm2.url, None, concurrency=1, timeouts=timeouts) as http:
+            client = Client(
+                http, model=smollm2.model, answers_as=None, sampling=Sampling(), timeouts=timeouts,
+                segment=0, clock_ns=clock.perf_counter_ns, sleep=asyncio.sleep,
+            )  # fmt: skip
+            scored = await client.score(
+                Scoring(
+                    task_id="x", strategy="lr", sample_index=0, scored="gold", given=given,
+                    text=text, end="" if isinstance(given, str) else (), characters=9,
+                )
+            )  # fmt: skip
+        assert isinstance(scored, Likelihood), scored
+        return scored
+
+    chosen = tuple(free["token_ids"])
+    as_ids = asyncio.run(score(tuple(free["prompt_token_ids"]), chosen))
+    assert as_ids.logprobs == pytest.approx(free["logprobs"]["token_logprobs"], abs=0.1)
+    as_text = asyncio.run(score(prompt, free["text"]))
+    assert as_text.tokens == len(chosen)
+    assert as_text.logprobs == pytest.approx(as_ids.logprobs, abs=0.1)
+
+
 @needs_tokenizer
 @pytest.mark.parametrize("strategy", ["fim-psm", "fim-spm", "lr"])
 def test_a_tensor_parallel_server_receives_and_returns_exact_ids(

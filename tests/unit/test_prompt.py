@@ -12,9 +12,14 @@ from sentencepiece import SentencePieceProcessor
 from fim_eval.errors import StrategyRefusedError
 from fim_eval.formats import CODE_LLAMA, MODEL_CARDS, card_of
 from fim_eval.prompt import (
+    FEWSHOT_HEAD,
+    FILL_END,
     LEFT_TO_RIGHT_STOPS,
     MAX_TOKENS,
     build_prompt,
+    candidate_scoring,
+    fewshot_text,
+    gold_scoring,
     infill_format,
     infill_ids,
     module_docstring,
@@ -421,3 +426,152 @@ def test_infilling_ids_fit_every_vocabulary_that_has_sentinels() -> None:
         if card.format is not None:
             prompt = built("fim-psm", model=card.model_id, encoder=code_llama_tokenizer())
             assert max(prompt.token_ids or ()) < known(card.model_id).vocabulary
+
+
+FEWSHOT = """\
+# Python programs with a hole, marked <HOLE>. Behind each program stands the text that is
+# missing there, exactly, between <FILL> and </FILL>.
+
+# Program 1
+\"\"\"Do it.\"\"\"
+def f(x):
+<HOLE>    return y
+<FILL>    y = x
+</FILL>
+
+# Program 2
+def g(x):
+    return <HOLE>
+<FILL>x + 1</FILL>
+
+# Program 3
+def h():
+<HOLE>
+<FILL>"""
+
+
+def test_a_fewshot_prompt_shows_worked_examples_and_ends_where_the_filling_begins() -> None:
+    within_a_line = task("def g(x):\n    return ", "\n", context=None)
+    within_a_line = within_a_line.model_copy(update={"middle": "x + 1"})
+    last = task("def h():\n", "", context=None)
+    assert fewshot_text([task(), within_a_line], last, "text") == FEWSHOT
+    assert FEWSHOT.startswith(FEWSHOT_HEAD)
+
+
+def test_a_fewshot_prompt_shows_no_context_where_none_is_wanted() -> None:
+    assert "Do it." not in fewshot_text([task()], task(), "none")
+
+
+@pytest.mark.parametrize("marker", ["<HOLE>", "<FILL>", "</FILL>"])
+@pytest.mark.parametrize("part", ["prefix", "middle", "suffix"])
+def test_a_program_with_a_marker_in_it_is_refused(part: str, marker: str) -> None:
+    odd = task().model_copy(update={part: f"x = '{marker}'\n"})
+    for examples, asked in (([odd], task()), ([task()], odd)):
+        with pytest.raises(StrategyRefusedError, match=r"T/1/single-line/L1: its program holds"):
+            fewshot_text(examples, asked, "none")
+
+
+def prompt_of(
+    strategy: Strategy,
+    asked: InfillTask,
+    card: ModelCard | None = None,
+    encoder: Letters | Tokenizer | None = None,
+    examples: tuple[InfillTask, ...] = (),
+) -> Prompt:
+    return build_prompt(
+        asked,
+        strategy,
+        context="none",
+        max_tokens=9,
+        model="m",
+        card=card,
+        encoder=encoder,
+        examples=examples,
+    )
+
+
+def test_a_fewshot_prompt_stops_at_its_closing_marker_as_text_and_as_ids() -> None:
+    as_text = prompt_of("fewshot", task(), examples=(task(),))
+    as_ids = prompt_of("fewshot", task(), known("codellama-7b-hf"), Letters(), (task(),))
+    assert as_text.stop == as_ids.stop == (FILL_END,)
+    assert as_text.stop_token_ids == as_ids.stop_token_ids == ()
+    assert as_text.text is not None
+    assert as_ids.token_ids == (BOS, 7, *map(ord, as_text.text))
+
+
+def test_fewshot_shows_examples_of_the_task_s_own_kind_and_refuses_to_show_none() -> None:
+    of_lines = task().model_copy(update={"kind": "multi-line", "middle": "MULTI"})
+    shown = prompt_of("fewshot", task(), examples=(of_lines, task()))
+    assert shown.text is not None
+    assert "MULTI" not in shown.text
+    with pytest.raises(StrategyRefusedError, match="no worked example of a single-line hole"):
+        prompt_of("fewshot", task(), examples=(of_lines,))
+
+
+def test_rerank_asks_what_left_to_right_asks() -> None:
+    left_to_right, rerank = prompt_of("lr", task()), prompt_of("lr-rerank", task())
+    assert rerank == left_to_right.model_copy(update={"strategy": "lr-rerank"})
+
+
+class TestTheReferenceAnswer:
+    """What is scored of it: its ids in `Letters` are its code points."""
+
+    middle = tuple(map(ord, "    y = x\n"))
+
+    @pytest.mark.parametrize("strategy", INFILLING)
+    def test_stands_behind_the_whole_prompt_and_before_the_end_token(
+        self, strategy: Strategy
+    ) -> None:
+        prompt = prompt_of(strategy, task(), known("codellama-7b-hf"), Letters())
+        found = gold_scoring(task(), prompt, Letters())
+        assert (found.given, found.text, found.end) == (prompt.token_ids, self.middle, (EOT,))
+        assert (found.characters, found.scored, found.sample_index) == (10, "gold", 0)
+
+    def test_has_no_end_left_to_right(self) -> None:
+        as_ids = prompt_of("lr", task(), known("codellama-34b-hf"), Letters())
+        found = gold_scoring(task(), as_ids, Letters())
+        assert (found.given, found.text, found.end) == (as_ids.token_ids, self.middle, ())
+        as_text = gold_scoring(task(), prompt_of("lr", task()), None)
+        assert (as_text.given, as_text.text, as_text.end) == ("def f(x):\n", "    y = x\n", "")
+
+    def test_ends_with_the_closing_marker_where_worked_examples_do(self) -> None:
+        shown = prompt_of("fewshot", task(), examples=(task(),))
+        found = gold_scoring(task(), shown, None)
+        assert (found.given, found.text, found.end) == (shown.text, "    y = x\n", FILL_END)
+        shown = prompt_of("fewshot", task(), known("codellama-34b-hf"), Letters(), (task(),))
+        found = gold_scoring(task(), shown, Letters())
+        assert found.end == tuple(map(ord, FILL_END))
+
+    @needs_tokenizer
+    @needs_mbpp
+    @pytest.mark.parametrize("strategy", ["fim-psm", "fim-spm", "lr"])
+    def test_is_what_its_ids_say_for_every_task_of_mbpp(self, strategy: Strategy) -> None:
+        tokenizer = code_llama_tokenizer()
+        for one in mbpp_tasks(FULL, "test"):
+            prompt = prompt_of(strategy, one, known("codellama-7b-hf"), tokenizer)
+            found = gold_scoring(one, prompt, tokenizer)
+            assert not isinstance(found.text, str)
+            assert tokenizer.decode_infill(found.text) == one.middle
+            assert found.given == prompt.token_ids
+
+
+def test_a_candidate_is_scored_with_the_whole_program_around_it() -> None:
+    prompt = prompt_of("lr-rerank", task())
+    found = candidate_scoring(
+        task(), prompt, "    y = 2\n", context="text", card=None, encoder=None
+    )
+    program = '"""Do it."""\ndef f(x):\n    y = 2\n    return y\n'
+    assert (found.given, found.text, found.end) == ("", program, "")
+    assert (found.scored, found.characters) == ("candidate", len(program))
+
+
+def test_a_candidate_s_program_begins_with_bos_where_ids_are_ours() -> None:
+    card = known("codellama-7b-hf")
+    prompt = prompt_of("lr-rerank", task(), card, Letters())
+    third = prompt.model_copy(update={"sample_index": 2})
+    found = candidate_scoring(
+        task(), third, "    y = 2\n", context="none", card=card, encoder=Letters()
+    )
+    program = "def f(x):\n    y = 2\n    return y\n"
+    assert (found.given, found.text, found.end) == ((BOS,), (7, *map(ord, program)), ())
+    assert found.sample_index == 2

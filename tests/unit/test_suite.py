@@ -8,9 +8,11 @@ import pytest
 
 from fim_eval.errors import DatasetError
 from fim_eval.lines import json_lines
+from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, TaskFacts
-from fim_eval.suite import build_suite, facts_path, read_facts, read_tasks
-from tests.data_paths import quiet
+from fim_eval.suite import Suite, build_suite, facts_path, read_facts, read_tasks, worked_examples
+from fim_eval.words import Kind
+from tests.data_paths import FULL, SANITIZED, mbpp_path, needs_mbpp, quiet
 
 
 @pytest.fixture
@@ -158,3 +160,60 @@ def test_a_file_without_tasks_is_refused(content: bytes) -> None:
     with pytest.raises(DatasetError) as refusal:
         read_tasks(content, "tasks.jsonl")
     assert str(refusal.value).startswith("tasks.jsonl: holds no task")
+
+
+class TestWorkedExamples:
+    @pytest.mark.parametrize("kind", ["single-line", "multi-line", "random-span", "block"])
+    def test_are_of_the_kind_that_is_asked_each_of_another_problem(self, kind: Kind) -> None:
+        suite = build_suite("starter", "test", kind, quiet)
+        examples = worked_examples(suite, quiet)
+        assert [example.kind for example in examples] == [kind] * 3
+        assert len({example.problem_id for example in examples}) == 3
+
+    def test_are_the_same_for_any_choice_of_the_tasks(self) -> None:
+        suite = build_suite("starter", "test", "single-line", quiet)
+        some = Suite(suite.tasks[5:9], suite.problems[1:2], suite.facts)
+        assert worked_examples(some, quiet) == worked_examples(suite, quiet)
+
+    def test_depend_on_the_seed(self) -> None:
+        suite = build_suite("starter", "test", "single-line", quiet)
+        drawn = {worked_examples(suite, quiet, seed=seed) for seed in range(5)}
+        assert len(drawn) == 5
+
+    def test_of_several_kinds_are_drawn_for_each(self) -> None:
+        lines = build_suite("starter", "test", "single-line", quiet)
+        blocks = build_suite("starter", "test", "block", quiet)
+        both = worked_examples(Suite([*lines.tasks, *blocks.tasks]), quiet)
+        assert set(both) == {*worked_examples(lines, quiet), *worked_examples(blocks, quiet)}
+
+    @needs_mbpp
+    @pytest.mark.parametrize("name", [FULL, SANITIZED])
+    @pytest.mark.parametrize("split", ["test", "validation", "train"])
+    def test_of_mbpp_come_from_its_prompt_split(self, name: str, split: str) -> None:
+        suite = build_suite(str(mbpp_path(name)), split, "single-line", quiet)
+        numbers = [
+            int(one.problem_id.removeprefix("MBPP/")) for one in worked_examples(suite, quiet)
+        ]
+        assert all(1 <= number <= 10 for number in numbers)
+
+    @needs_mbpp
+    @pytest.mark.parametrize("split", ["prompt", "all"])
+    def test_of_mbpp_s_own_prompt_split_come_from_the_starter_set(self, split: str) -> None:
+        suite = build_suite(str(mbpp_path(FULL)), split, "single-line", quiet)
+        assert all(one.problem_id.startswith("Starter/") for one in worked_examples(suite, quiet))
+
+    def test_of_humaneval_come_from_the_starter_set_s_prompt_split(self) -> None:
+        suite = build_suite("humaneval", "all", "single-line", quiet)
+        prompt_split = {one.problem_id for one in load_problems("starter", "prompt", quiet)[0]}
+        assert {one.problem_id for one in worked_examples(suite, quiet)} <= prompt_split
+
+    @pytest.mark.parametrize("split", ["prompt", "all"])
+    def test_are_never_of_the_split_that_is_asked(self, split: str) -> None:
+        suite = build_suite("starter", split, "single-line", quiet)
+        with pytest.raises(DatasetError, match="choose another --split"):
+            worked_examples(suite, quiet)
+
+    def test_that_are_too_few_are_refused_with_their_number(self) -> None:
+        suite = build_suite("starter", "test", "single-line", quiet)
+        with pytest.raises(DatasetError, match="lower --shots"):
+            worked_examples(suite, quiet, shots=100)
