@@ -33,6 +33,9 @@ from fim_eval.syntax import parse
 from fim_eval.values import MalformedValueError, decode, parse_line
 from fim_eval.words import Evidence, TestStyle, VerdictOutcome
 
+LONGEST_DETAIL = 500
+"""Characters."""
+
 StepKind = Literal["value", "truth", "run"]
 
 
@@ -133,8 +136,8 @@ def program_key(program: str, tests_sha256: str) -> str:
 def rule(examined: Examination, execution: Execution) -> Ruling:
     """What an execution means: the first thing that went wrong, in the order of the tests."""
     ruling = _rule(examined, execution)
-    # A lone surrogate, in a message that a program wrote, fits no file.
-    detail = ruling.detail.encode("utf-8", "backslashreplace").decode()
+    # What a program wrote may be long, and hold a lone surrogate, which fits no file.
+    detail = ruling.detail[:LONGEST_DETAIL].encode("utf-8", "backslashreplace").decode()
     return Ruling(ruling.outcome, detail)
 
 
@@ -186,21 +189,30 @@ def _ruling(
             return Ruling("wrong-answer", _difference(place, check, found))
         case ["done", count] if count == place == len(checks):
             return Ruling("passed", "")
-        case ["raised", where, str(kind), str(text), int() | None as line]:
+        case ["raised", where, str(kind), str(text), int() | None as line] if _is_due(where, place):
             return _raised(where, kind, text, line, checks)
-        case ["foreign", where, str(kind)]:
+        case ["foreign", where, str(kind)] if _is_due(where, place):
             return Ruling("foreign-type", f"{_place(where)}: {kind} compares in its own way")
-        case ["large", where]:
+        case ["large", where] if _is_due(where, place):
             return Ruling("output-limit", f"{_place(where)}: a value too large for any test")
     raise MalformedValueError(f"no such message is due: {reprlib.repr(message)}")
+
+
+def _is_due(where: object, place: int) -> bool:
+    """Whether something can have gone wrong there, after `place` tests were told."""
+    if type(where) is int:
+        return where == place
+    return place == 0 and where in ("compile", "program", "setup")
 
 
 def _raised(
     where: object, kind: str, text: str, line: int | None, checks: Sequence[Check]
 ) -> Ruling:
-    detail = f"{_place(where)}: {kind}" + (f": {text}" if text else "")
-    if line is not None:
+    detail = f"{_place(where)}: {kind}" + (f": {text[:200]}" if text else "")
+    if line is not None and 0 < line < 10**9:
         detail += f" (line {line})"
+    if where == "compile":
+        return Ruling("syntax-error", detail.removeprefix("compile: "))
     if kind == "MemoryError":
         return Ruling("out-of-memory", detail)
     in_run = isinstance(where, int) and where < len(checks) and checks[where].kind == "run"

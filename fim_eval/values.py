@@ -15,9 +15,9 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-MOST_HASHED = 10_000
-"""Members of all sets and dicts of one value. More could be chosen to collide, which costs the
-square of their number, and no test expects so many."""
+MOST_COLLISIONS = 50
+"""Members of one set or dict that share their hash with another. Honest ones share none; chosen
+ones cost the square of their number."""
 
 
 class MalformedValueError(ValueError):
@@ -38,7 +38,7 @@ def decode(encoded: object) -> Any:
         MalformedValueError: it was not written by `encode`.
     """
     try:
-        return _decode(encoded, [MOST_HASHED])
+        return _decode(encoded)
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise MalformedValueError(f"{type(error).__name__}: {error}"[:200]) from error
 
@@ -58,30 +58,38 @@ def parse_line(line: bytes) -> list[Any]:
     return message
 
 
-def _decode(encoded: object, hashed_left: list[int]) -> Any:
+def _decode(encoded: object) -> Any:
     if not isinstance(encoded, list):
         if isinstance(encoded, dict):
             raise MalformedValueError("no value is a JSON object")
         return encoded
     tag, *parts = encoded
-    build = _BUILDERS.get(tag) if isinstance(tag, str) else None
-    if build is not None:
-        return build([_decode(part, hashed_left) for part in parts])
-    build = _HASHED.get(tag) if isinstance(tag, str) else None
-    if build is None:
+    if not isinstance(tag, str) or (tag not in _BUILDERS and tag not in _HASHED):
         raise MalformedValueError("no value is tagged so")
-    hashed_left[0] -= len(parts)
-    if hashed_left[0] < 0:
-        raise MalformedValueError(f"more than {MOST_HASHED} members of sets and dicts")
-    return build([_decode(part, hashed_left) for part in parts])
+    values = [_decode(part) for part in parts]
+    if tag in _BUILDERS:
+        return _BUILDERS[tag](values)
+    members = values if tag in ("set", "frozenset", "keys") else values[::2]
+    if len(members) - len({hash(member) for member in members}) > MOST_COLLISIONS:
+        raise MalformedValueError("members of a set or dict were chosen to collide")
+    return _HASHED[tag](values)
 
 
 def _pairs(parts: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(parts[::2], parts[1::2], strict=True)
 
 
+def _integers(parts: Sequence[Any]) -> Sequence[int]:
+    """The parts, seen to be integers: other numbers, and texts, may cost a power of ten to read."""
+    if any(type(part) is not int for part in parts):
+        raise MalformedValueError("parts are integers")
+    return parts
+
+
 def _decimal(parts: Sequence[Any]) -> Decimal:
     (text,) = parts
+    if not isinstance(text, str):
+        raise MalformedValueError("a decimal number is a text")
     try:
         return Decimal(text)
     except InvalidOperation as error:
@@ -90,11 +98,14 @@ def _decimal(parts: Sequence[Any]) -> Decimal:
 
 def _complex(parts: Sequence[Any]) -> complex:
     real, imaginary = parts
-    return complex(float(real), float(imaginary))
+    if type(real) is not float or type(imaginary) is not float:
+        raise MalformedValueError("parts of a complex number are floats")
+    return complex(real, imaginary)
 
 
 _BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
     "object": lambda _parts: Opaque(),
+    "str": lambda parts: bytes.fromhex(parts[0]).decode("utf-32-le", "surrogatepass"),
     "int": lambda parts: int(parts[0], 16),
     "bytes": lambda parts: bytes.fromhex(parts[0]),
     "bytearray": lambda parts: bytearray.fromhex(parts[0]),
@@ -102,8 +113,8 @@ _BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,
     "deque": deque,
-    "range": lambda parts: range(*parts),
-    "Fraction": lambda parts: Fraction(*parts),
+    "range": lambda parts: range(*_integers(parts)),
+    "Fraction": lambda parts: Fraction(*_integers(parts)),
     "Decimal": _decimal,
 }
 

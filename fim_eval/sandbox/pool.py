@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fim_eval.judge import Examination, Ruling, rule
 from fim_eval.records import Execution
 from fim_eval.sandbox.jail import Jail
-from fim_eval.sandbox.worker import Limits, SandboxError, Zygote
+from fim_eval.sandbox.worker import KilledFromOutsideError, Limits, SandboxError, Zygote
 
 KeyT = TypeVar("KeyT")
 
@@ -49,7 +49,7 @@ class Examined(Generic[KeyT]):
     ruling: Ruling
 
 
-def run_jobs(jobs: Iterable[Job[KeyT]], jail: Jail, workers: int) -> Iterator[Examined[KeyT]]:
+def run_jobs(jobs: Iterable[Job[KeyT]], jail: Jail, workers: int) -> Generator[Examined[KeyT]]:
     """Execute every job, `workers` at a time, and yield each as it ends: in no order.
 
     Closing the iterator ends everything that runs.
@@ -176,7 +176,7 @@ class _Pool(Generic[KeyT]):
 
     def _examine(self, lane: _Lane, job: Job[KeyT], on_slow: Callable[[], None]) -> Examined[KeyT]:
         examination = job.examination
-        failure = "stopped"
+        failure = SandboxError("stopped")
         for attempt in range(1, ATTEMPTS + 1):
             if self._aborted:
                 break
@@ -192,15 +192,20 @@ class _Pool(Generic[KeyT]):
                     on_slow=on_slow if attempt == 1 else _nothing,
                 )
             except SandboxError as error:
-                failure = str(error)
+                failure = error
                 lane.retire()
                 continue
             ruling = rule(examination, execution)
             # A process that did not end as it should may have left a mark.
             if ruling.outcome in ("protocol-error", "died"):
                 lane.retire()
-            return Examined(job, execution.model_copy(update={"attempts": attempt}), ruling)
-        execution = Execution(end="sandbox-error", error=failure, attempts=ATTEMPTS)
+            if attempt > 1:
+                execution = execution.model_copy(update={"attempts": attempt})
+            return Examined(job, execution, ruling)
+        if isinstance(failure, KilledFromOutsideError):
+            execution = failure.execution.model_copy(update={"attempts": ATTEMPTS})
+        else:
+            execution = Execution(end="sandbox-error", error=str(failure), attempts=ATTEMPTS)
         return Examined(job, execution, rule(examination, execution))
 
 

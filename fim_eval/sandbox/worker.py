@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import socket
 import struct
 import subprocess
 import time
@@ -26,12 +27,27 @@ SOURCE = Path(__file__).with_name("zygote.py")
 START_S = 30.0
 """A zygote that has not greeted by then is given up: a loaded machine needs a second or two."""
 
+CLOSE_S = 5.0
+"""How long it may take to leave once its channel is shut; then it is killed."""
+
 SLACK_S = 10.0
 """How much longer than a program's own clock limit a zygote may take to answer."""
 
 
 class SandboxError(Exception):
     """We failed, not the program: nothing is known of it."""
+
+
+class KilledFromOutsideError(SandboxError):
+    """A program's process was ended by none of us. Once, that is the machine; again, the program.
+
+    A program can do this to itself in ways that no filter foresees, and must not escape its verdict
+    so.
+    """
+
+    def __init__(self, message: str, execution: Execution) -> None:
+        super().__init__(message)
+        self.execution = execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +79,14 @@ class Zygote:
         Raises:
             SandboxError: it did not come up; the message holds what it wrote to standard error.
         """
+        # A socket: shut down from any thread, it is seen at once by whoever waits at its ends.
+        self._channel, theirs = socket.socketpair()
         source = os.open(SOURCE, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._process = subprocess.Popen(  # noqa: S603  our own interpreter and source
                 self.jail.command(source),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
                 pass_fds=(source,),
                 env=ENVIRONMENT,
@@ -76,11 +94,13 @@ class Zygote:
                 start_new_session=True,
             )
         except OSError as error:
+            self._channel.close()
             raise SandboxError(f"cannot be started: {error}") from error
         finally:
             os.close(source)
+            theirs.close()
         self._poll = select.poll()
-        self._poll.register(self._replies, select.POLLIN)
+        self._poll.register(self._channel, select.POLLIN)
         try:
             self._send(self.jail.config)
             header, _ = self._receive(START_S)
@@ -147,11 +167,9 @@ class Zygote:
             on_slow()
         header, output = self._receive(2 * limits.time_s + SLACK_S)
         self.executed += 1
-        return self._execution(header, output, limits, marker)
+        return self._execution(header, output, marker)
 
-    def _execution(
-        self, header: dict[str, Any], output: bytes, limits: Limits, marker: str
-    ) -> Execution:
+    def _execution(self, header: dict[str, Any], output: bytes, marker: str) -> Execution:
         if header["end"] == "not-compiled":
             kind, text, line = header["error"]
             where = "" if line is None else f" (line {line})"
@@ -169,44 +187,41 @@ class Zygote:
         confined = self.jail.isolation != "none"
         if execution.end == "exited" and execution.signal == signal.SIGKILL and confined:
             # It cannot have sent that signal: the filter refuses it every one.
-            if execution.cpu_s >= limits.time_s:
-                return execution.model_copy(update={"end": "timeout"})
-            raise SandboxError("a program was killed from outside; is the machine out of memory?")
-        if execution.exit_code == _NO_FILTER:
-            raise SandboxError("the system call filter could not be installed")
+            raise KilledFromOutsideError(
+                "a program was killed from outside; is the machine out of memory?", execution
+            )
+        if execution.exit_code == _NO_FILTER and not execution.output:
+            raise KilledFromOutsideError("the system call filter could not be installed", execution)
         return execution
 
     def kill(self) -> None:
         """End it from another thread: whoever waits for its answer gets a `SandboxError`."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Kill it and wait for its end; its namespace or its children end with it."""
+        """End it, its program and its jail, and wait until they have."""
         self.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        try:
+            # It sees the channel shut and leaves; its jail follows. As root, bubblewrap may not
+            # kill the user that it runs, so to kill bubblewrap first would leave that one behind.
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._channel.close()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
 
     @property
     def pid(self) -> int:
         """Of the process that was started: bubblewrap, or the interpreter itself."""
         return self._process.pid
 
-    @property
-    def _replies(self) -> int:
-        assert self._process.stdout is not None  # noqa: S101  opened as a pipe
-        return self._process.stdout.fileno()
-
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None  # noqa: S101  opened as a pipe
         body = json.dumps(message).encode()
-        frame = struct.pack(">I", len(body)) + body
         try:
-            while frame:
-                frame = frame[os.write(self._process.stdin.fileno(), frame) :]
+            self._channel.sendall(struct.pack(">I", len(body)) + body)
         except OSError as error:
             raise SandboxError(self._last_words()) from error
 
@@ -222,7 +237,10 @@ class Zygote:
             left = end - time.monotonic()
             if left <= 0 or not self._poll.poll(1000 * left):
                 raise SandboxError("did not answer in time")
-            part = os.read(self._replies, count - len(parts))
+            try:
+                part = self._channel.recv(count - len(parts))
+            except OSError as error:
+                raise SandboxError(self._last_words()) from error
             if not part:
                 raise SandboxError(self._last_words())
             parts += part
@@ -230,8 +248,11 @@ class Zygote:
 
     def _last_words(self) -> str:
         """Why it ended: the last line on its standard error, which closes once it has started."""
-        self._process.kill()
-        code = self._process.wait()
+        self.kill()
+        try:
+            code = self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            return "did not end"
         assert self._process.stderr is not None  # noqa: S101  opened as a pipe
         lines = self._process.stderr.read(65_536).decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"ended with code {code}"

@@ -96,8 +96,10 @@ def _encode(value: object, left: list[int], depth: int) -> Any:
     left[0] -= 1
     if left[0] < 0:
         raise Large
-    if value is None or kind is bool or kind is float or kind is str:
+    if value is None or kind is bool or kind is float:
         return value
+    if kind is str:
+        return _string(value)
     if kind is int:
         return _integer(value)
     if depth >= DEEPEST:
@@ -127,6 +129,17 @@ def _integer(value: Any) -> Any:
     return number if -_SMALL <= number < _SMALL else ["int", hex(number)]
 
 
+def _string(value: Any) -> Any:
+    text = str.__getitem__(value, slice(None))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # JSON would join two lone surrogates to the one character that they are not.
+            return ["str", text.encode("utf-32-le", "surrogatepass").hex()]
+    return text
+
+
 def _sequence(tag: str, iterate: Any) -> Any:
     def write(value: object, left: list[int], depth: int) -> Any:
         return [tag, *[_encode(item, left, depth) for item in iterate(value)]]
@@ -153,7 +166,7 @@ _WRITERS: dict[type, Any] = {
     object: lambda _value, _left, _depth: ["object"],
     int: lambda value, _left, _depth: _integer(value),
     float: _text(float.__pos__),
-    str: _text(lambda value: str.__getitem__(value, slice(None))),
+    str: _text(_string),
     bytes: _text(lambda value: ["bytes", bytes.hex(value)]),
     bytearray: _text(lambda value: ["bytearray", bytearray.hex(value)]),
     memoryview: _text(lambda value: ["bytes", value.tobytes().hex()]),
@@ -170,7 +183,7 @@ _WRITERS: dict[type, Any] = {
     collections.abc.Mapping: _mapping("dict", collections.abc.Mapping.items),
     collections.abc.Set: _sequence("set", iter),
     collections.UserList: _sequence("list", lambda value: value.data),
-    collections.UserString: _text(lambda value: str(value.data)),
+    collections.UserString: _text(lambda value: _string(value.data)),
     type({}.keys()): _sequence("keys", iter),
     type({}.items()): lambda value, left, depth: [
         "items",
@@ -230,27 +243,30 @@ class _Pipe:
 
 def run(job: dict[str, Any], program: Any, tests: list[Any], pipe: _Pipe) -> None:
     """Run the program, then its set-up, then its tests in order, up to the first that raises."""
+    # Bound before the program runs: it may replace what builtins these names stand for.
+    run_code, evaluate, truth, steps = exec, eval, bool, list(enumerate(tests))
+    setup = _code("run", job["setup"])
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [MODULE]
     world = module.__dict__
-    where: Any = "program"
+    where: Any = "compile"
     try:
         if program is None:
             program = compile(job["program"], MODULE, "exec", dont_inherit=True)
-        exec(program, world)  # noqa: S102  what this process is for
+        where = "program"
+        run_code(program, world)
         where = "setup"
-        if job["setup"]:
-            exec(_code("run", job["setup"]), world)  # noqa: S102
-        for where, (kind, code) in enumerate(tests):
+        run_code(setup, world)
+        for where, (kind, code) in steps:
             if kind == "run":
-                exec(code, world)  # noqa: S102
+                run_code(code, world)
                 value: Any = job["marker"]
             elif kind == "truth":
-                value = bool(eval(code, world))  # noqa: S307
+                value = truth(evaluate(code, world))
             else:
-                value = encode(eval(code, world))  # noqa: S307
+                value = encode(evaluate(code, world))
             pipe.value(where, value)
     except Foreign as foreign:
         pipe.word("foreign", where, str(foreign))
@@ -281,10 +297,10 @@ def _described(error: BaseException) -> tuple[str, str, int | None]:
 def _child(job: dict[str, Any], program: Any, tests: list[Any], descriptor: int) -> None:
     """From the fork to the end of the program's process; never returns."""
     try:
-        os.setsid()
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        limit = int(job["time_s"]) + 2
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        if os.getppid() != 1:
+            # Outside of a namespace, which ends with its first process.
+            os.setsid()
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"],) * 2)
         if _config["seccomp"]:
             _install_filter()
@@ -351,9 +367,12 @@ def _code(kind: str, source: str) -> Any:
 def _examine(job: dict[str, Any], jobs: int, replies: int) -> None:
     """Fork one program's process, watch it to its end, sweep, reply."""
     program = None
-    if len(job["program"]) <= COMPILED_HERE and not job["careful"]:
+    source = job["program"]
+    # A `finally` inside another's is compiled twice, and again for each level around it.
+    plain = len(source) <= COMPILED_HERE and source.count("finally") <= 4
+    if plain and not job["careful"]:
         try:
-            program = compile(job["program"], MODULE, "exec", dont_inherit=True)
+            program = compile(source, MODULE, "exec", dont_inherit=True)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             # What Python raises for a text that is no program: NUL, nesting, huge literals.
             line = getattr(error, "lineno", None)
@@ -496,8 +515,12 @@ def _restrict_paths(readable: list[str], writable: list[str]) -> None:
     https://docs.kernel.org/userspace-api/landlock.html
     """
     version = _syscall(_LANDLOCK_CREATE_RULESET, 0, 0, 1)
-    # Rights grew with the interface: 13 at first, then refer, truncate, device ioctl.
-    handled = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
+    if version < 3:
+        raise OSError(
+            "this kernel's Landlock cannot refuse that files are cut short (Linux 6.2 can)"
+        )
+    # Rights grew with the interface: 15, then one for ioctls of devices.
+    handled = (1 << {3: 15, 4: 15}.get(version, 16)) - 1
     network = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0
     attributes = struct.pack("QQQ", handled, network, scoped)
@@ -540,9 +563,22 @@ def _drop_privileges(uid: int | None) -> None:
             _syscall(number, ctypes.addressof(header), ctypes.addressof(nothing))
 
 
+def _threads() -> int:
+    """Threads of this user that can be seen: none inside a namespace."""
+    found = 0
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        try:
+            if entry.isdigit() and os.stat(f"/proc/{entry}").st_uid == os.getuid():
+                found += len(os.listdir(f"/proc/{entry}/task"))
+        except OSError:
+            continue
+    return found
+
+
 def _settle(config: dict[str, Any]) -> None:
     """Give up, before the first program, all that no program needs."""
     global _filter_address  # noqa: PLW0603  set once, read in every child
+    threads = _threads()
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if config["landlock"] is not None:
@@ -557,8 +593,12 @@ def _settle(config: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, config["file_bytes"]),
         (resource.RLIMIT_NOFILE, 64),
+        # Threads: this user's others may be counted too.
+        (resource.RLIMIT_NPROC, threads + 1024),
     ):
-        resource.setrlimit(limit, (most, most))
+        hard = resource.getrlimit(limit)[1]
+        lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (lowest, lowest))
     if config["seccomp"]:
         code = ctypes.create_string_buffer(bytes.fromhex(config["seccomp"]))
         program = ctypes.create_string_buffer(
