@@ -20,6 +20,7 @@ from fim_eval.cli.options import (
     CardName,
     Concurrency,
     ContextChoice,
+    FormatName,
     IsolationName,
     KeyEnv,
     KindName,
@@ -39,7 +40,7 @@ from fim_eval.errors import DatasetError, EndpointError, FimEvalError, Isolation
 from fim_eval.words import Strategy
 
 if TYPE_CHECKING:
-    from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.generate import Outcome, Prepared, Request, RunResult
     from fim_eval.sandbox import Jail
     from fim_eval.suite import Suite
 
@@ -88,6 +89,7 @@ def prompts(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     max_tokens: MaxTokens = None,
 ) -> None:
     """Build prompts without asking anyone: each task's line, and what would be sent."""
@@ -100,11 +102,14 @@ def prompts(
         model=model,
         strategy=strategy,
         card=card,
+        format=format_,
         context=context,
         tokenizer=tokenizer,
         max_tokens=max_tokens,
     )
     prepared = prepare(found, recipe)
+    if line := told_format(prepared):
+        say(line)
     rows = (
         orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
         for task, prompt in zip(found, prepared.prompts, strict=True)
@@ -125,6 +130,7 @@ def run(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     limit: Limit = None,
     max_tokens: MaxTokens = None,
     concurrency: Concurrency = 64,
@@ -140,28 +146,29 @@ def run(
     from fim_eval.generate import Recipe, Request
 
     suite = read_suite(tasks_file)
-    result = ask(
-        Request(
-            tasks=suite.tasks,
-            task_facts=suite.facts,
-            problems=suite.problems,
-            recipe=Recipe(
-                model=model,
-                strategy=strategy,
-                card=card,
-                context=context,
-                tokenizer=tokenizer,
-                max_tokens=max_tokens,
-            ),
-            endpoint=endpoint,
-            out=out,
-            limit=limit,
-            concurrency=concurrency,
-            api_key_env=api_key_env,
-            api_key=api_key(api_key_env),
-            server_log=server_log,
-        )
+    request = Request(
+        tasks=suite.tasks,
+        task_facts=suite.facts,
+        problems=suite.problems,
+        recipe=Recipe(
+            model=model,
+            strategy=strategy,
+            card=card,
+            format=format_,
+            context=context,
+            tokenizer=tokenizer,
+            max_tokens=max_tokens,
+        ),
+        endpoint=endpoint,
+        out=out,
+        limit=limit,
+        concurrency=concurrency,
+        api_key_env=api_key_env,
+        api_key=api_key(api_key_env),
+        server_log=server_log,
     )
+    check_each([request])
+    result = ask(request)
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved else 0)
 
@@ -203,6 +210,7 @@ def eval_(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     limit: Limit = None,
     max_tokens: MaxTokens = None,
     concurrency: Concurrency = 64,
@@ -252,6 +260,7 @@ def eval_(
                     model=name,
                     strategy=strategy,
                     card=card,
+                    format=format_,
                     context=context,
                     tokenizer=tokenizer,
                     max_tokens=max_tokens,
@@ -291,11 +300,26 @@ def named_strategies(names: str | None) -> tuple[Strategy, ...]:
 
 
 def check_each(requests: Sequence[Request]) -> None:
-    """Refuse what can be refused before the first model is asked, not after hours of another."""
+    """Refuse what can be refused before the first model is asked, not after hours of another.
+
+    Says of each model in which format it will be asked.
+    """
     from fim_eval.generate import prepare
 
-    for request in requests:
-        prepare(request.tasks[:1], request.recipe)
+    told = [told_format(prepare(request.tasks[:1], request.recipe)) for request in requests]
+    for line in dict.fromkeys(filter(None, told)):
+        say(line)
+
+
+def told_format(prepared: Prepared) -> str | None:
+    """In which format a model will be asked, and how that is known; None for prompts of text."""
+    sentinels, recipe = prepared.format, prepared.recipe
+    if sentinels is None:
+        return None
+    line = f"{recipe.model}: format {sentinels.name}, {prepared.format_from}"
+    if prepared.card is None and recipe.strategy != "lr":
+        line += "; it is not in the table of models: that it infills is taken on your word"
+    return line
 
 
 def ask_each(requests: Sequence[Request], out: Path, jail: Jail | None, workers: int | None) -> int:

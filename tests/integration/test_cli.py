@@ -29,6 +29,7 @@ from tests.integration import (
     write_tasks,
 )
 from tests.integration.fake_server import FakeServer, Reply, refusal, right_answer
+from tests.tokenizer_files import byte_level_file
 
 KEY = "sk-not-a-real-key-0123456789"
 
@@ -466,11 +467,15 @@ class TestEval:
         self, in_process: InProcess, server: FakeServer
     ) -> None:
         before = server.calls
+        byte_level_file(in_process.folder, ["<|endoftext|>"])
         done = in_process(
             "eval", "--problems", "starter", "--split", "all", "--endpoint", server.endpoint,
-            "--model", "fake-model", "--tokenizer", "somewhere", "--out", "runs",
+            "--model", "fake-model", "--tokenizer", in_process.folder, "--out", "runs",
         )  # fmt: skip
-        assert "leave --tokenizer out, or name the model it is with --card" in one_sentence(done)
+        told = one_sentence(done)
+        assert "has the sentinels of no format that is known" in told
+        assert "name its format with --format, or the model it is with --card" in told
+        assert "leave --tokenizer out" in told
         assert server.calls == before
 
     def test_wants_endpoint_and_model_together(self, in_process: InProcess) -> None:
