@@ -7,6 +7,7 @@ section 2.3; the order of the parts is the format's. Left to right: InCoder's "L
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 from fim_eval.errors import StrategyRefusedError, TokenizerError
@@ -153,62 +154,64 @@ def sentinel_ids(encoder: Encoder, sentinels: InfillFormat) -> dict[str, int]:
     return ids
 
 
-def start_ids(encoder: Encoder, sentinels: InfillFormat) -> tuple[int, ...]:
-    """What every sequence of the family begins with.
+@dataclass(frozen=True)
+class Bound:
+    """A format in the ids of one tokenizer."""
+
+    pieces: dict[str, int]
+    start: tuple[int, ...]
+    """What every sequence begins with."""
+
+    stop: tuple[int, ...]
+
+
+def bind(encoder: Encoder, sentinels: InfillFormat) -> Bound:
+    """The format in the tokenizer's ids.
 
     Raises:
         TokenizerError: as `sentinel_ids`.
     """
+    pieces = sentinel_ids(encoder, sentinels)
     match sentinels.start:
         case "file":
-            return encoder.start_ids
+            start = encoder.start_ids
         case Piece(piece):
-            return (sentinel_ids(encoder, sentinels)[piece],)
+            start = (pieces[piece],)
         case None:
-            return ()
+            start = ()
+    return Bound(pieces, start, tuple(pieces[end] for end in sentinels.ends if end in pieces))
 
 
 def infill_ids(
-    strategy: Strategy, encoder: Encoder, sentinels: InfillFormat, prefix: str, suffix: str
+    encoder: Encoder, bound: Bound, parts: tuple[Part, ...], prefix: str, suffix: str
 ) -> tuple[int, ...]:
-    """The infilling prompt as ids, for `fim-psm` or `fim-spm`, in the layout of the format.
+    """The infilling prompt as ids: the start, then the parts of the layout.
 
     The prefix begins a text and the suffix goes on in one, as in Meta's reference: that differs
     where the tokenizer adds a leading space. An empty prefix or suffix gives no ids; no other case
     is special.
-
-    Raises:
-        StrategyRefusedError: the family has no such layout.
-        TokenizerError: as `sentinel_ids`.
     """
-    pieces = sentinel_ids(encoder, sentinels)
-    ids = [*start_ids(encoder, sentinels)]
-    for part in layout(sentinels, strategy):
+    ids = [*bound.start]
+    for part in parts:
         match part:
             case "prefix":
                 ids += encoder.encode(prefix)
             case "suffix":
                 ids += encoder.encode_infill(suffix)
             case Piece(piece):
-                ids.append(pieces[piece])
+                ids.append(bound.pieces[piece])
             case Text(text):
                 ids += encoder.encode_infill(text)
     return tuple(ids)
 
 
-def spelled_piece(
-    ids: tuple[int, ...], strategy: Strategy, encoder: Encoder, sentinels: InfillFormat
-) -> str | None:
+def spelled_piece(ids: tuple[int, ...], bound: Bound, parts: tuple[Part, ...]) -> str | None:
     """A piece that stands in a prompt oftener than its layout says; None if none does.
 
     Then the task's text spells it, and the tokenizer has read it as one.
     """
-    if sentinels.text_may_spell_pieces:
-        return None
-    parts = layout(sentinels, strategy)
-    start = start_ids(encoder, sentinels)
-    for piece, number in sentinel_ids(encoder, sentinels).items():
-        if ids.count(number) != parts.count(Piece(piece)) + start.count(number):
+    for piece, number in bound.pieces.items():
+        if ids.count(number) != parts.count(Piece(piece)) + bound.start.count(number):
             return piece
     return None
 
@@ -246,7 +249,7 @@ def build_prompt(
         elif card is not None and card.bos_id is not None:
             ids = (card.bos_id, *encoder.encode(prefix))
         elif sentinels is not None:
-            ids = (*start_ids(encoder, sentinels), *encoder.encode(prefix))
+            ids = (*bind(encoder, sentinels).start, *encoder.encode(prefix))
         else:
             text = prefix
     else:
@@ -256,15 +259,17 @@ def build_prompt(
                 f"{strategy} for {model}: needs the model's tokenizer.model or tokenizer.json; "
                 "name its folder or repository with --tokenizer"
             )
-        ids = infill_ids(strategy, encoder, sentinels, prefix, task.suffix)
-        if spelled := spelled_piece(ids, strategy, encoder, sentinels):
+        bound = bind(encoder, sentinels)
+        parts = layout(sentinels, strategy)
+        ids = infill_ids(encoder, bound, parts, prefix, task.suffix)
+        stop_ids = bound.stop
+        spelled = None if sentinels.text_may_spell_pieces else spelled_piece(ids, bound, parts)
+        if spelled is not None:
             raise StrategyRefusedError(
                 f"{task.task_id}: its program spells {spelled}, which {encoder.source} reads as "
                 f"the sentinel of format {sentinels.name}; leave this task out, or use "
                 "--strategy lr"
             )
-        pieces = sentinel_ids(encoder, sentinels)
-        stop_ids = tuple(pieces[end] for end in sentinels.ends if end in pieces)
     if ids is not None and card is not None and max(ids) >= card.vocabulary:
         raise StrategyRefusedError(
             f"{task.task_id}: its prompt holds id {max(ids)}, but {card.model_id} embeds only ids "

@@ -3,7 +3,9 @@ own tokenizer."""
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer as Library
 
 from fim_eval.errors import StrategyRefusedError, TokenizerError
 from fim_eval.formats import FORMATS, card_of, format_of, format_of_model
 from fim_eval.generate import Prepared, Recipe, marks_of, prepare
-from fim_eval.prompt import infill_ids, layout
+from fim_eval.prompt import Encoder, bind, infill_ids, layout
 from fim_eval.records import InfillFormat, InfillTask, Piece, Text
 from fim_eval.study import strategies_for
 from fim_eval.tokenizer import (
@@ -29,7 +31,7 @@ from fim_eval.tokenizer import (
 )
 from fim_eval.words import Strategy
 from tests.data_paths import needs_tokenizer, tokenizer_folder
-from tests.tokenizer_files import byte_level_file, spaced_file
+from tests.tokenizer_files import LINES, byte_level_file, spaced_file
 
 LAYOUTS: tuple[Strategy, ...] = ("fim-psm", "fim-spm")
 every_format = pytest.mark.parametrize(
@@ -97,6 +99,13 @@ def known(name: str) -> InfillFormat:
     return found
 
 
+def prompt_ids(
+    strategy: Strategy, encoder: Encoder, sentinels: InfillFormat, prefix: str, suffix: str
+) -> tuple[int, ...]:
+    bound = bind(encoder, sentinels)
+    return infill_ids(encoder, bound, layout(sentinels, strategy), prefix, suffix)
+
+
 class Spelled:
     """Every piece is a token, numbered from 1,000,000 on; a text is its code points."""
 
@@ -130,7 +139,7 @@ def test_a_prompt_is_the_text_that_the_family_documents(name: str, strategy: Str
     sentinels = known(name)
     encoder = Spelled()
     # Without the ids that are Code Llama's own: here every piece has another.
-    ids = infill_ids(
+    ids = prompt_ids(
         strategy, encoder, sentinels.model_copy(update={"known_ids": {}}), PREFIX, SUFFIX
     )
     assert encoder.text(ids) == DOCUMENTED[name, strategy].format(p=PREFIX, s=SUFFIX)
@@ -147,7 +156,7 @@ def test_the_ids_are_those_of_the_tokenizer_s_own_reading_of_the_documented_text
     tokenizer = cached(sentinels, tmp_path_factory)
     text = DOCUMENTED[name, strategy].format(p=PREFIX, s=SUFFIX)
     wanted = Library.from_file(tokenizer.source).encode(text).ids
-    assert list(infill_ids(strategy, tokenizer, sentinels, PREFIX, SUFFIX)) == wanted
+    assert list(prompt_ids(strategy, tokenizer, sentinels, PREFIX, SUFFIX)) == wanted
 
 
 @every_format
@@ -253,7 +262,7 @@ def test_a_prompt_is_start_pieces_and_texts_whatever_the_texts_spell(
     for strategy in LAYOUTS:
         if not (sentinels.psm if strategy == "fim-psm" else sentinels.spm):
             continue
-        rest = list(infill_ids(strategy, tokenizer, sentinels, prefix, suffix))
+        rest = list(prompt_ids(strategy, tokenizer, sentinels, prefix, suffix))
         parts = [sentinels.start, *layout(sentinels, strategy)]
         for part in parts:
             match part:
@@ -564,6 +573,24 @@ def test_left_to_right_begins_with_the_family_s_start(tmp_path: Path) -> None:
     assert prompt.token_ids == tuple(tokenizer.encode(PREFIX))
 
 
+def test_a_program_that_spells_a_sentinel_is_refused_where_the_file_reads_it_as_one(
+    tmp_path: Path,
+) -> None:
+    """As in SentencePiece files whose sentinels are user-defined symbols."""
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(LINES), model_writer=model, vocab_size=60, minloglevel=2,
+        hard_vocab_limit=False, add_dummy_prefix=False, byte_fallback=False,
+        user_defined_symbols=[*known("santacoder").sentinels, "\n"],
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+    (prompt,) = asked("santacoder", "fim-psm", tmp_path).prompts
+    assert prompt.token_ids is not None
+    with pytest.raises(StrategyRefusedError) as refusal:
+        asked("santacoder", "fim-psm", tmp_path, of=task(suffix="# <fim-middle>\n"))
+    assert str(refusal.value).startswith("T/1/single-line/L1: its program spells <fim-middle>")
+
+
 # A family of one's own
 
 
@@ -592,6 +619,28 @@ def test_a_file_adds_a_family(tmp_path: Path) -> None:
         *tokenizer.encode("\n# hole:\n"),
     )
     assert prompt.stop_token_ids == (tokenizer.piece_id("<done>"),)
+
+
+def test_the_documented_example_of_a_family_of_one_s_own_works(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "families.md"
+    (example_file,) = re.findall(r"```json\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    file = tmp_path / "acme.json"
+    file.write_text(example_file)
+    path = byte_level_file(tmp_path, ["<s>", "<pre>", "<suf>", "<mid>", "<eot>", "</s>"])
+    (prompt,) = asked("acme-7b", "fim-psm", tmp_path, format=str(file)).prompts
+    text = f"<s><pre>{PREFIX}<suf>{SUFFIX}<mid>"
+    assert prompt.token_ids == tuple(Library.from_file(str(path)).encode(text).ids)
+
+
+def test_the_documented_table_has_every_format_with_its_layouts() -> None:
+    page = Path(__file__).parents[2] / "docs" / "families.md"
+    rows = re.findall(r"^\| `([a-z0-9.-]+)` \| [^|]+ \| ([PSM, ]+)", page.read_text(), re.MULTILINE)
+    assert {name: set(layouts.strip(", ").split(", ")) for name, layouts in rows} == {
+        each.name: {
+            word for word, parts in (("PSM", each.psm), ("SPM", each.spm)) if parts is not None
+        }
+        for each in FORMATS
+    }
 
 
 @pytest.mark.parametrize(
@@ -643,7 +692,7 @@ def test_codestral_s_ids_are_those_of_mistral_s_own_encoder(prefix: str, suffix:
     theirs = MistralTokenizer.from_file(str(mistral_file()))
     wanted = theirs.encode_fim(FIMRequest(prompt=prefix, suffix=suffix)).tokens
     tokenizer = open_tokenizer(mistral_file())
-    assert list(infill_ids("fim-spm", tokenizer, CODESTRAL, prefix, suffix)) == wanted
+    assert list(prompt_ids("fim-spm", tokenizer, CODESTRAL, prefix, suffix)) == wanted
 
 
 needs_deepseek = pytest.mark.skipif(
@@ -666,9 +715,9 @@ def test_deepseek_s_ids_are_those_of_its_own_tokenizer_for_the_documented_text(
     text = DOCUMENTED["deepseek-coder", "fim-psm"].format(p=prefix, s=suffix)
     wanted = Library.from_file(str(path)).encode(text, add_special_tokens=False).ids
     tokenizer = open_tokenizer(path, marks_of(sentinels))
-    ids = infill_ids("fim-psm", tokenizer, sentinels, prefix, suffix)
+    ids = prompt_ids("fim-psm", tokenizer, sentinels, prefix, suffix)
     assert list(ids) == wanted
-    spelled = infill_ids("fim-psm", tokenizer, sentinels, text, text)
+    spelled = prompt_ids("fim-psm", tokenizer, sentinels, text, text)
     assert [spelled.count(number) for number in ids[:2]] == [1, 1]
     assert tokenizer.decode_infill(tokenizer.encode(text)) == text
 

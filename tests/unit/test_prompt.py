@@ -14,9 +14,11 @@ from fim_eval.formats import CODE_LLAMA, MODEL_CARDS, card_of
 from fim_eval.prompt import (
     LEFT_TO_RIGHT_STOPS,
     MAX_TOKENS,
+    bind,
     build_prompt,
     infill_format,
     infill_ids,
+    layout,
     module_docstring,
     shown_prefix,
 )
@@ -222,10 +224,11 @@ def test_a_line_gets_64_new_tokens_and_more_than_a_line_512() -> None:
 
 
 def test_the_parts_stand_in_the_order_of_the_strategy() -> None:
-    assert infill_ids("fim-psm", Letters(), CODE_LLAMA, "ab", "c") == (
+    bound = bind(Letters(), CODE_LLAMA)
+    assert infill_ids(Letters(), bound, layout(CODE_LLAMA, "fim-psm"), "ab", "c") == (
         BOS, PRE, 7, ord("a"), ord("b"), SUF, ord("c"), MID,
     )  # fmt: skip
-    assert infill_ids("fim-spm", Letters(), CODE_LLAMA, "ab", "c") == (
+    assert infill_ids(Letters(), bound, layout(CODE_LLAMA, "fim-spm"), "ab", "c") == (
         BOS, PRE, SUF, ord("c"), MID, 7, ord("a"), ord("b"),
     )  # fmt: skip
 
