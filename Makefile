@@ -19,6 +19,7 @@ MODEL ?=
 CARD ?=
 STRATEGIES ?=
 TOKENIZER ?=
+FORMAT ?=
 LIMIT ?=
 CONCURRENCY ?=
 API_KEY_ENV ?=
@@ -37,7 +38,7 @@ help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
-	@echo '                    STRATEGIES=lr,fim-psm TOKENIZER=DIR LIMIT=N CONCURRENCY=N API_KEY_ENV=NAME'
+	@echo '                    STRATEGIES=lr,fim-psm TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N API_KEY_ENV=NAME'
 	@echo '                    NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
 
@@ -48,7 +49,7 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 
 evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
-  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) \
+  $(call option,--strategies,STRATEGIES) $(call option,--tokenizer,TOKENIZER) $(call option,--format,FORMAT) \
   $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 
