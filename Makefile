@@ -20,6 +20,7 @@ CARD ?=
 STRATEGIES ?=
 GOLD ?=
 TOKENIZER ?=
+FORMAT ?=
 LIMIT ?=
 CONCURRENCY ?=
 API_KEY_ENV ?=
@@ -38,7 +39,7 @@ help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
-	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR LIMIT=N CONCURRENCY=N'
+	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
 
@@ -50,6 +51,7 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
+  $(call option,--format,FORMAT) \
   $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 

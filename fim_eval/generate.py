@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from fim_eval.client import Client
 from fim_eval.errors import (
     EndpointError,
@@ -29,7 +31,13 @@ from fim_eval.errors import (
     StrategyRefusedError,
     TokenizerError,
 )
-from fim_eval.formats import card_of
+from fim_eval.formats import (
+    FORMATS,
+    card_of,
+    format_of,
+    format_of_model,
+    formats_of_tokenizer,
+)
 from fim_eval.journal import (
     Outcomes,
     RunDirectory,
@@ -50,9 +58,12 @@ from fim_eval.prompt import (
     candidate_scoring,
     gold_scoring,
     infill_format,
+    sentinel_ids,
+    start_of,
 )
 from fim_eval.records import (
     Completion,
+    InfillFormat,
     InfillTask,
     Likelihood,
     ModelCard,
@@ -71,7 +82,7 @@ from fim_eval.records import (
 )
 from fim_eval.rerank import SAMPLES, SAMPLING, first_of_each, ranking
 from fim_eval.server import Listing, list_models
-from fim_eval.tokenizer import Tokenizer, tokenizer_path
+from fim_eval.tokenizer import Tokenizer, open_tokenizer, tokenizer_path
 from fim_eval.transport import check_base_url, open_http
 from fim_eval.words import INFILLING, Context, Scored, Strategy
 
@@ -79,7 +90,16 @@ Asked = Prompt | Scoring
 AskedT = TypeVar("AskedT", bound=Prompt | Scoring)
 Outcome = Completion | Likelihood | RequestFailure
 
-PACKAGES = ("httpx", "httpx-aiohttp", "aiohttp", "sentencepiece", "rapidfuzz", "polars", "datasets")
+PACKAGES = (
+    "httpx",
+    "httpx-aiohttp",
+    "aiohttp",
+    "sentencepiece",
+    "tokenizers",
+    "rapidfuzz",
+    "polars",
+    "datasets",
+)
 """Whose versions a manifest records."""
 
 
@@ -93,6 +113,10 @@ class Recipe:
     strategy: Strategy
     card: str | None = None
     """Name of the model card if it is not the served name."""
+
+    format: str = "auto"
+    """Name of a format or path of a `.json` file that holds one; `auto`: by the model's card, its
+    name or its tokenizer."""
 
     context: Context = "text"
     tokenizer: str | None = None
@@ -183,6 +207,18 @@ class Prepared:
     recipe: Recipe
     card: ModelCard | None
     tokenizer: Tokenizer | None
+    format: InfillFormat | None
+    """None where prompts are text, or hold no more than a card says of them."""
+
+    format_from: str | None
+    """How it was chosen, for a person."""
+
+    @property
+    def start(self) -> tuple[int, ...] | None:
+        """What every sequence begins with; None where prompts are text."""
+        if self.tokenizer is None:
+            return None
+        return start_of(self.card, self.tokenizer, self.format)
 
     def prompts_of(self, place: int) -> list[Prompt]:
         """The prompts of the task at a place."""
@@ -198,7 +234,14 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
         TokenizerError: its tokenizer is missing or not the model's.
     """
     card = model_card(recipe)
-    encoder = encoder_for(recipe, card)
+    named, origin = named_format(recipe, card)
+    encoder = encoder_for(recipe, card, named)
+    if encoder is None:
+        named = origin = None
+    elif named is None and (card is None or card.bos_id is None):
+        named, origin = format_of_file(recipe, encoder), "from the tokenizer"
+    if encoder is not None and named is not None:
+        sentinel_ids(encoder, named)
     tasks = list(tasks)
     shown = {example.problem_id for example in recipe.examples}
     if asked := sorted(shown & {task.problem_id for task in tasks}):
@@ -217,13 +260,14 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
             card=card,
             encoder=encoder,
             examples=recipe.examples,
+            named=named,
         )
         prompts.append(prompt)
         prompts += [
             prompt.model_copy(update={"sample_index": index})
             for index in range(1, recipe.prompts_per_task)
         ]
-    return Prepared(tasks, prompts, recipe, card, encoder)
+    return Prepared(tasks, prompts, recipe, card, encoder, named, origin)
 
 
 def model_card(recipe: Recipe) -> ModelCard | None:
@@ -236,25 +280,96 @@ def model_card(recipe: Recipe) -> ModelCard | None:
     return card
 
 
-def encoder_for(recipe: Recipe, card: ModelCard | None) -> Tokenizer | None:
-    """The tokenizer that the recipe needs or names; None where the server tokenises."""
-    if recipe.strategy in INFILLING:
-        infill_format(recipe.model, card, recipe.strategy)
-    if card is None or card.bos_id is None:
-        if recipe.tokenizer is not None:
-            raise TokenizerError(
-                f"--tokenizer {recipe.tokenizer}: nothing is known of how {recipe.model} begins a "
-                "sequence, so its prompts are sent as text; leave --tokenizer out, or name the "
-                "model it is with --card"
+def named_format(
+    recipe: Recipe, card: ModelCard | None
+) -> tuple[InfillFormat, str] | tuple[None, None]:
+    """The format that can be known without the tokenizer, and from what; None: none can.
+
+    Raises:
+        StrategyRefusedError: `--format` names none, or a file that holds none.
+    """
+    if recipe.format.endswith(".json"):
+        return read_format(Path(recipe.format)), f"from {recipe.format}"
+    if recipe.format != "auto":
+        found = format_of(recipe.format)
+        if found is None:
+            raise StrategyRefusedError(
+                f"--format {recipe.format}: is none of "
+                f"{', '.join(each.name for each in FORMATS)}, nor the name of a .json file"
             )
+        return found, "from --format"
+    if card is not None:
+        return (card.format, "from the model's card") if card.format else (None, None)
+    met = format_of_model(recipe.model)
+    return (met, "from the model's name") if met else (None, None)
+
+
+def read_format(path: Path) -> InfillFormat:
+    """The format that a file holds as JSON (docs/families.md).
+
+    Raises:
+        StrategyRefusedError: it cannot be read, or holds none.
+    """
+    try:
+        return InfillFormat.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StrategyRefusedError(f"--format {path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise StrategyRefusedError(
+            f"--format {path}: holds no format ({place}: {first['msg']}); docs/families.md has an "
+            "example"
+        ) from error
+
+
+def format_of_file(recipe: Recipe, encoder: Tokenizer) -> InfillFormat:
+    """The format whose sentinels the tokenizer has.
+
+    Raises:
+        TokenizerError: none is, or several are, which only the user can decide.
+    """
+    found = formats_of_tokenizer(lambda piece: encoder.piece_id(piece) is not None)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(each.name for each in found)
+    raise TokenizerError(
+        f"{encoder.source}: "
+        + (
+            f"has the sentinels of several formats ({names}); name the one with --format"
+            if found
+            else f"has the sentinels of no format that is known, and nothing is known of how "
+            f"{recipe.model} begins a sequence; name its format with --format, or the model it is "
+            "with --card, or leave --tokenizer out: then its prompts are sent as text, left to "
+            "right"
+        )
+    )
+
+
+def encoder_for(
+    recipe: Recipe, card: ModelCard | None, named: InfillFormat | None
+) -> Tokenizer | None:
+    """The tokenizer that the recipe needs or names; None where the server tokenises."""
+    wanted = recipe.tokenizer
+    if recipe.strategy in INFILLING:
+        if card is not None or named is not None or wanted is None:
+            infill_format(recipe.model, card, recipe.strategy, named)
+        wanted = wanted or (card.model_id if card else recipe.model)
+    if wanted is None:
         return None
-    if recipe.tokenizer is None and recipe.strategy not in INFILLING:
-        return None
-    source = recipe.tokenizer or card.model_id
-    owner = card_of(source)
-    encoder = Tokenizer(tokenizer_path(source, owner.revision if owner else None))
-    encoder.check(card)
-    return encoder
+    if card is not None and card.infills == "no" and card.bos_id is None:
+        raise TokenizerError(
+            f"--tokenizer {wanted}: nothing is known of how {recipe.model} begins a sequence, so "
+            "its prompts are sent as text; leave --tokenizer out"
+        )
+    owner = card_of(wanted)
+    marks = {piece for each in (*FORMATS, *((named,) if named else ())) for piece in marks_of(each)}
+    return open_tokenizer(tokenizer_path(wanted, owner.revision if owner else None), marks)
+
+
+def marks_of(sentinels: InfillFormat) -> tuple[str, ...]:
+    """The pieces of a format that a program's text must never become."""
+    return (*sentinels.sentinels, *sentinels.ends)
 
 
 async def run(
@@ -534,7 +649,7 @@ def _candidates(prepared: Prepared, place: int, outcomes: Outcomes) -> dict[int,
             prompts[index],
             text,
             context=prepared.recipe.context,
-            card=prepared.card,
+            start=prepared.start,
             encoder=prepared.tokenizer,
         )
         for index, text in first_of_each(texts).items()
@@ -624,6 +739,7 @@ def _manifest(
         model_id=card.model_id if card else None,
         strategy=request.recipe.strategy,
         context=request.recipe.context,
+        infill_format=prepared.format.name if prepared.format else None,
         prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
         prompts_sha256=hashlib.sha256(json_lines(prepared.prompts)).hexdigest(),
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
@@ -648,6 +764,8 @@ def _manifest(
         server=server,
         server_log=request.server_log,
         card=card,
+        infill_format=prepared.format,
+        infill_format_from=prepared.format_from,
         tokenizer=tokenizer.source if tokenizer else None,
         task_facts=request.task_facts,
         problems_sha256=hashlib.sha256(json_lines(problems)).hexdigest() if problems else None,

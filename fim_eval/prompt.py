@@ -1,18 +1,28 @@
 """Tasks in, prompts out. Knows the recipes; knows no server, no file, no model by name.
 
-Infilling recipe: `infilling_prompt_tokens` in
+Infilling recipe, which holds for every family: `infilling_prompt_tokens` in
 https://github.com/meta-llama/codellama/blob/main/llama/generation.py, and the Code Llama paper v3,
-section 2.3. Left to right: InCoder's "L-R single" and "L-R reranking"
-(https://arxiv.org/abs/2204.05999). The few-shot template is ours: see `fewshot_text`.
+section 2.3; the order of the parts is the format's. Left to right: InCoder's "L-R single" and "L-R
+reranking" (https://arxiv.org/abs/2204.05999). The few-shot template is ours: see `fewshot_text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, assert_never
 
-from fim_eval.errors import StrategyRefusedError
-from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt, Scoring
+from fim_eval.errors import StrategyRefusedError, TokenizerError
+from fim_eval.records import (
+    InfillFormat,
+    InfillTask,
+    ModelCard,
+    Part,
+    Piece,
+    Prompt,
+    Scoring,
+    Text,
+)
 from fim_eval.words import INFILLING, Context, Kind, Strategy
 
 LEFT_TO_RIGHT_STOPS = ("\nclass ", "\ndef ", "\n# ", "\nif")
@@ -42,7 +52,21 @@ FILL_END_TOKENS = 8
 
 
 class Encoder(Protocol):
-    """Text to ids, in the two ways that infilling needs."""
+    """Text to ids, in the two ways that infilling needs, and the ids of single pieces."""
+
+    @property
+    def source(self) -> str:
+        """The file it was read from."""
+        ...
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """What the file itself puts in front of a text."""
+        ...
+
+    def piece_id(self, piece: str) -> int | None:
+        """The id of a token spelled exactly so; None if there is none."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, without BOS."""
@@ -79,50 +103,150 @@ def module_docstring(text: str) -> str:
     return f'"""{body}"""\n'
 
 
-def infill_format(model: str, card: ModelCard | None, strategy: Strategy) -> InfillFormat:
-    """The sentinels to ask the model with.
+def infill_format(
+    model: str, card: ModelCard | None, strategy: Strategy, named: InfillFormat | None = None
+) -> InfillFormat:
+    """The sentinels to ask the model with: those named, else its card's.
 
-    A disputed model may be asked: whoever asks it has named the strategy.
+    A disputed model may be asked: whoever asks it has named the strategy. A model without a card
+    may be asked in a format that is named.
 
     Raises:
-        StrategyRefusedError: the model was not trained to infill, or nothing is known of it.
+        StrategyRefusedError: the model was not trained to infill, or not in this layout, or
+            nothing is known of it.
     """
-    if card is None:
-        raise StrategyRefusedError(
-            f"{strategy} for {model}: this model is not in the table of models, so its sentinels "
-            "are unknown; name the model it is with --card (for example "
-            "--card codellama/CodeLlama-7b-hf), or use --strategy lr"
-        )
-    if card.infills in ("no", "unknown") or card.format is None:
+    if card is not None and (card.infills in ("no", "unknown") or card.format is None):
         raise StrategyRefusedError(
             f"{strategy} for {model}: it was not trained to infill ({card.source}); "
             "use --strategy lr"
         )
-    return card.format
+    sentinels = named or (card.format if card else None)
+    if sentinels is None:
+        raise StrategyRefusedError(
+            f"{strategy} for {model}: this model is not in the table of models, so its sentinels "
+            "are unknown; name the model it is with --card (for example "
+            "--card codellama/CodeLlama-7b-hf), its family with --format, or use --strategy lr"
+        )
+    layout(sentinels, strategy)
+    return sentinels
 
 
-def infill_ids(
-    strategy: Strategy, encoder: Encoder, sentinels: InfillFormat, prefix: str, suffix: str
-) -> tuple[int, ...]:
-    """Code Llama's infilling prompt as ids, for `fim-psm` or `fim-spm`.
+def layout(sentinels: InfillFormat, strategy: Strategy) -> tuple[Part, ...]:
+    """The parts of a prompt, in order.
 
-    PSM: BOS PRE prefix SUF suffix MID. SPM: BOS PRE SUF suffix MID prefix, where prefix and
-    middle are one text. An empty prefix or suffix gives no ids; no other case is special.
+    Raises:
+        StrategyRefusedError: the family never defined this one.
     """
-    before = encoder.encode(prefix)
-    after = encoder.encode_infill(suffix)
-    bos, pre, suf, mid = (
-        sentinels.bos_id, sentinels.prefix_id, sentinels.suffix_id, sentinels.middle_id,
-    )  # fmt: skip
     match strategy:
         case "fim-psm":
-            return (bos, pre, *before, suf, *after, mid)
+            parts, other = sentinels.psm, "fim-spm"
         case "fim-spm":
-            return (bos, pre, suf, *after, mid, *before)
+            parts, other = sentinels.spm, "fim-psm"
         case "lr" | "lr-rerank" | "fewshot":
             raise ValueError(f"{strategy} has no sentinels")
         case _:
             assert_never(strategy)
+    if parts is None:
+        raise StrategyRefusedError(
+            f"{strategy} in format {sentinels.name}: the family defines no such layout "
+            f"({sentinels.source}); use --strategy {other}"
+        )
+    return parts
+
+
+def sentinel_ids(encoder: Encoder, sentinels: InfillFormat) -> dict[str, int]:
+    """The ids of all pieces of the format, in the model's own tokenizer.
+
+    Raises:
+        TokenizerError: a piece is no token of it, or has another id than the family's.
+    """
+    ids = {}
+    for piece in dict.fromkeys((*sentinels.sentinels, *sentinels.ends)):
+        found = encoder.piece_id(piece)
+        if found is None and piece not in sentinels.sentinels:
+            continue
+        wanted = sentinels.known_ids.get(piece, found)
+        if found is None or found != wanted:
+            finding = "is not a token of this file" if found is None else f"has id {found}"
+            raise TokenizerError(
+                f"{encoder.source}: {piece} {finding}, but the format {sentinels.name} needs it"
+                + ("" if wanted is None else f" as {wanted}")
+                + "; take the tokenizer from the model itself"
+            )
+        ids[piece] = found
+    return ids
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A format in the ids of one tokenizer."""
+
+    pieces: dict[str, int]
+    start: tuple[int, ...]
+    """What every sequence begins with."""
+
+    stop: tuple[int, ...]
+
+
+def bind(encoder: Encoder, sentinels: InfillFormat) -> Bound:
+    """The format in the tokenizer's ids.
+
+    Raises:
+        TokenizerError: as `sentinel_ids`.
+    """
+    pieces = sentinel_ids(encoder, sentinels)
+    match sentinels.start:
+        case "file":
+            start = encoder.start_ids
+        case Piece(piece):
+            start = (pieces[piece],)
+        case None:
+            start = ()
+    return Bound(pieces, start, tuple(pieces[end] for end in sentinels.ends if end in pieces))
+
+
+def start_of(
+    card: ModelCard | None, encoder: Encoder, named: InfillFormat | None
+) -> tuple[int, ...] | None:
+    """What every sequence of the model begins with; None if nobody knows."""
+    if card is not None and card.bos_id is not None:
+        return (card.bos_id,)
+    sentinels = named or (card.format if card else None)
+    return None if sentinels is None else bind(encoder, sentinels).start
+
+
+def infill_ids(
+    encoder: Encoder, bound: Bound, parts: tuple[Part, ...], prefix: str, suffix: str
+) -> tuple[int, ...]:
+    """The infilling prompt as ids: the start, then the parts of the layout.
+
+    The prefix begins a text and the suffix goes on in one, as in Meta's reference: that differs
+    where the tokenizer adds a leading space. An empty prefix or suffix gives no ids; no other case
+    is special.
+    """
+    ids = [*bound.start]
+    for part in parts:
+        match part:
+            case "prefix":
+                ids += encoder.encode(prefix)
+            case "suffix":
+                ids += encoder.encode_infill(suffix)
+            case Piece(piece):
+                ids.append(bound.pieces[piece])
+            case Text(text):
+                ids += encoder.encode_infill(text)
+    return tuple(ids)
+
+
+def spelled_piece(ids: tuple[int, ...], bound: Bound, parts: tuple[Part, ...]) -> str | None:
+    """A piece that stands in a prompt oftener than its layout says; None if none does.
+
+    Then the task's text spells it, and the tokenizer has read it as one.
+    """
+    for piece, number in bound.pieces.items():
+        if ids.count(number) != parts.count(Piece(piece)) + bound.start.count(number):
+            return piece
+    return None
 
 
 def fewshot_text(examples: Sequence[InfillTask], task: InfillTask, context: Context) -> str:
@@ -188,7 +312,7 @@ def candidate_scoring(
     candidate: str,
     *,
     context: Context,
-    card: ModelCard | None,
+    start: tuple[int, ...] | None,
     encoder: Encoder | None,
 ) -> Scoring:
     """The whole program with a candidate in its hole, as InCoder's reranking scores it.
@@ -198,15 +322,15 @@ def candidate_scoring(
         prompt: that the candidate answered.
         candidate: after truncation.
         context: what is shown above the program; scored with it.
-        card: of the model.
+        start: what the model's sequences begin with; None: not known, or prompts are text.
         encoder: as `build_prompt`.
     """
     program = shown_prefix(task, context) + candidate + task.suffix
     given: str | tuple[int, ...] = ""
     text: str | tuple[int, ...] = program
     end: str | tuple[int, ...] = ""
-    if prompt.token_ids is not None and encoder is not None and card is not None:
-        given = () if card.bos_id is None else (card.bos_id,)
+    if prompt.token_ids is not None and encoder is not None and start is not None:
+        given = start
         text, end = tuple(encoder.encode(program)), ()
     return Scoring(
         task_id=task.task_id,
@@ -229,14 +353,16 @@ def build_prompt(
     model: str,
     card: ModelCard | None,
     encoder: Encoder | None,
+    named: InfillFormat | None = None,
     examples: Sequence[InfillTask] = (),
     sample_index: int = 0,
 ) -> Prompt:
     """The prompt for one task.
 
-    `fim-*` prompts are always ids and need an encoder and a card; others are ids with BOS if there
-    is an encoder and a card that names BOS, else text for the server to tokenise. `lr-rerank` asks
-    what `lr` asks, several times; `fewshot` shows those `examples` that are of the task's kind.
+    `fim-*` prompts are always ids and need an encoder and a format: the one named, else the
+    card's. Others are ids if there is an encoder, and a card or format that says what a sequence
+    begins with; else text for the server to tokenise. `lr-rerank` asks what `lr` asks, several
+    times; `fewshot` shows those `examples` that are of the task's kind.
 
     Raises:
         StrategyRefusedError: the model cannot be asked this way; ends the run.
@@ -256,23 +382,33 @@ def build_prompt(
                     f"{task.task_id}: fewshot has no worked example of a {task.kind} hole to show"
                 )
             prefix = fewshot_text(fitting, task, context)
-        if encoder is None or card is None or card.bos_id is None:
+        start = None if encoder is None else start_of(card, encoder, named)
+        if encoder is None or start is None:
             text = prefix
         else:
-            ids = (card.bos_id, *encoder.encode(prefix))
+            ids = (*start, *encoder.encode(prefix))
     else:
-        sentinels = infill_format(model, card, strategy)
+        sentinels = infill_format(model, card, strategy, named)
         if encoder is None:
             raise StrategyRefusedError(
-                f"{strategy} for {model}: needs the model's tokenizer.model; "
+                f"{strategy} for {model}: needs the model's tokenizer.model or tokenizer.json; "
                 "name its folder or repository with --tokenizer"
             )
-        ids = infill_ids(strategy, encoder, sentinels, prefix, task.suffix)
-        stop_ids = (sentinels.end_id,)
+        bound = bind(encoder, sentinels)
+        parts = layout(sentinels, strategy)
+        ids = infill_ids(encoder, bound, parts, prefix, task.suffix)
+        stop_ids = bound.stop
+        spelled = None if sentinels.text_may_spell_pieces else spelled_piece(ids, bound, parts)
+        if spelled is not None:
+            raise StrategyRefusedError(
+                f"{task.task_id}: its program spells {spelled}, which {encoder.source} reads as "
+                f"the sentinel of format {sentinels.name}; leave this task out, or use "
+                "--strategy lr"
+            )
     if ids is not None and card is not None and max(ids) >= card.vocabulary:
         raise StrategyRefusedError(
             f"{task.task_id}: its prompt holds id {max(ids)}, but {card.model_id} embeds only ids "
-            f"below {card.vocabulary}; take tokenizer.model from {card.model_id} itself"
+            f"below {card.vocabulary}; take the tokenizer from {card.model_id} itself"
         )
     return Prompt(
         task_id=task.task_id,

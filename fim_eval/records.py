@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from fim_eval.words import (
     BlockPart,
@@ -89,7 +90,7 @@ class Prompt(Record):
     """The prompt as text, for the server to tokenise; None if it is sent as ids."""
 
     token_ids: tuple[int, ...] | None
-    """The prompt as ids, beginning with BOS; None if it is sent as text."""
+    """The prompt as ids, beginning with BOS if the model has one; None if it is sent as text."""
 
     stop: tuple[str, ...]
     """The server ends the completion before the first of these strings."""
@@ -299,19 +300,70 @@ class Verdict(Record):
     """Which session of judging this is from, counted from 0."""
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Piece:
+    """One token of the model's tokenizer, spelled as its file spells it."""
+
+    piece: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Text:
+    """Words that every prompt of a format holds; encoded as text."""
+
+    text: str
+
+
+Part = Literal["prefix", "suffix"] | Piece | Text
+"""What a prompt is laid out of: `"prefix"` and `"suffix"` are the task's."""
+
+
 class InfillFormat(Record):
-    """How a model family marks the parts of a hole. Ids are those of the family's tokenizer."""
+    """How a model family marks the parts of a hole. Ids are never here: its tokenizer has them."""
 
     name: str
-    bos_id: int
-    prefix_piece: str
-    prefix_id: int
-    suffix_piece: str
-    suffix_id: int
-    middle_piece: str
-    middle_id: int
-    end_piece: str
-    end_id: int
+    psm: tuple[Part, ...] | None
+    """The prompt of `fim-psm`; None: the family defines none."""
+
+    spm: tuple[Part, ...] | None
+    """The prompt of `fim-spm`; None: the family defines none."""
+
+    ends: tuple[str, ...] = Field(min_length=1)
+    """Pieces that end a middle. The first must exist; the others stop too where the file has
+    them."""
+
+    start: Literal["file"] | Piece | None
+    """What every sequence begins with, left to right too. `file`: what the tokenizer file itself
+    puts in front of a text. None: nothing."""
+
+    names: tuple[str, ...] = ()
+    """Patterns with `*` of the names of models that use it, in lower case."""
+
+    known_ids: dict[str, int] = {}
+    """Ids that the family's own code fixes: a file with others is another model's."""
+
+    text_may_spell_pieces: bool = False
+    """Whether the family's reference itself reads a sentinel that a program spells as one.
+    Otherwise such a task is refused where the tokenizer cannot keep it text."""
+
+    source: str
+    """Where the layouts are known from."""
+
+    @model_validator(mode="after")
+    def _whole_layouts(self) -> Self:
+        if self.psm is None and self.spm is None:
+            raise ValueError("a format has a layout")
+        for layout in (self.psm, self.spm):
+            if layout and not layout.count("prefix") == layout.count("suffix") == 1:
+                raise ValueError("a layout shows the prefix once and the suffix once")
+        return self
+
+    @property
+    def sentinels(self) -> tuple[str, ...]:
+        """The pieces that a tokenizer must have, each once: start, layouts, first end."""
+        parts = (*(self.psm or ()), *(self.spm or ()), self.start)
+        pieces = [part.piece for part in parts if isinstance(part, Piece)]
+        return tuple(dict.fromkeys([*pieces, self.ends[0]]))
 
 
 class ModelCard(Record):
@@ -334,6 +386,8 @@ class ModelCard(Record):
     """Sentinels, if there are any that the model can embed."""
 
     bos_id: int | None
+    """What a left-to-right prompt of ids begins with; None: as `format` says, if there is one."""
+
     revision: str | None
     """Commit on the hub that `servers/` pins; None if the model does not come from there."""
 
@@ -445,6 +499,9 @@ class RunIdentity(Record):
 
     strategy: Strategy
     context: Context
+    infill_format: str | None = None
+    """Name of the format that the prompts of ids follow; None: no format says anything of them."""
+
     prompt_form: Literal["ids", "text"]
     prompts_sha256: str
     tokenizer_sha256: str | None
@@ -495,8 +552,12 @@ class RunManifest(Record):
     """Where the server that was started for this run writes its log, if we know."""
 
     card: ModelCard | None
+    infill_format: InfillFormat | None = None
+    infill_format_from: str | None = None
+    """How it was chosen: by `--format`, the model's card or name, or the tokenizer."""
+
     tokenizer: str | None
-    """Folder or repository that `tokenizer.model` came from."""
+    """The tokenizer file, `tokenizer.model` or `tokenizer.json`."""
 
     task_facts: TaskFacts | None
     """None if the task file came without facts beside it."""

@@ -105,11 +105,15 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
 def strategies_for(card: ModelCard | None) -> tuple[Strategy, ...]:
     """How a model is asked unless the user says: left to right, and infilling if trained for it.
 
+    Infilling in those layouts that its family defines.
+
     A disputed model is asked left to right only; its infilling has to be named to be asked.
     """
-    if card is not None and card.infills == "yes":
-        return ("lr", "fim-psm", "fim-spm")
-    return ("lr",)
+    if card is None or card.infills != "yes" or card.format is None:
+        return ("lr",)
+    psm: tuple[Strategy, ...] = ("fim-psm",) if card.format.psm else ()
+    spm: tuple[Strategy, ...] = ("fim-spm",) if card.format.spm else ()
+    return ("lr", *psm, *spm)
 
 
 def run_path(out: Path, model: str, strategy: Strategy) -> Path:

@@ -15,7 +15,7 @@ import pytest
 from fim_eval.infill import tasks_of
 from fim_eval.problems import load_problems
 from fim_eval.records import DatasetFacts, InfillTask, Problem
-from fim_eval.tokenizer import Tokenizer
+from fim_eval.tokenizer import SentencePieceTokenizer
 
 _MBPP = "FIM_EVAL_MBPP"
 _INFILLING = "FIM_EVAL_HUMANEVAL_INFILLING"
@@ -80,6 +80,6 @@ def mbpp_tasks(name: str, split: str) -> list[InfillTask]:
 
 
 @cache
-def code_llama_tokenizer() -> Tokenizer:
+def code_llama_tokenizer() -> SentencePieceTokenizer:
     """Code Llama's tokenizer."""
-    return Tokenizer(tokenizer_folder() / "tokenizer.model")
+    return SentencePieceTokenizer(tokenizer_folder() / "tokenizer.model")

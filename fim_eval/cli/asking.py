@@ -21,6 +21,7 @@ from fim_eval.cli.options import (
     CardName,
     Concurrency,
     ContextChoice,
+    FormatName,
     Gold,
     IsolationName,
     KeyEnv,
@@ -51,7 +52,7 @@ from fim_eval.terminal import printable
 from fim_eval.words import INFILLING, Strategy
 
 if TYPE_CHECKING:
-    from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.generate import Outcome, Prepared, Request, RunResult
     from fim_eval.records import InfillTask
     from fim_eval.sandbox import Jail
     from fim_eval.suite import Suite
@@ -101,6 +102,7 @@ def prompts(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     max_tokens: MaxTokens = None,
     samples: Samples = 10,
     shots: Shots = 3,
@@ -115,6 +117,7 @@ def prompts(
         model=model,
         strategy=strategy,
         card=card,
+        format=format_,
         context=context,
         tokenizer=tokenizer,
         max_tokens=max_tokens,
@@ -122,6 +125,8 @@ def prompts(
         examples=examples_for(strategy, suite, shots),
     )
     prepared = prepare(suite.tasks, recipe)
+    if line := told_format(prepared):
+        say(line)
     rows = (
         orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
         for place, task in enumerate(prepared.tasks)
@@ -143,6 +148,7 @@ def run(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     limit: Limit = None,
     max_tokens: MaxTokens = None,
     samples: Samples = 10,
@@ -162,32 +168,32 @@ def run(
     from fim_eval.generate import Recipe, Request
 
     suite = read_suite(tasks_file)
-    result = ask(
-        Request(
-            tasks=suite.tasks,
-            task_facts=suite.facts,
-            problems=suite.problems,
-            recipe=Recipe(
-                model=model,
-                strategy=strategy,
-                card=card,
-                context=context,
-                tokenizer=tokenizer,
-                max_tokens=max_tokens,
-                samples=samples,
-                examples=examples_for(strategy, suite, shots),
-            ),
-            gold=gold,
-            endpoint=endpoint,
-            out=out,
-            limit=limit,
-            concurrency=concurrency,
-            api_key_env=api_key_env,
-            api_key=api_key(api_key_env),
-            server_log=server_log,
+    request = Request(
+        tasks=suite.tasks,
+        task_facts=suite.facts,
+        problems=suite.problems,
+        recipe=Recipe(
+            model=model,
+            strategy=strategy,
+            card=card,
+            format=format_,
+            context=context,
+            tokenizer=tokenizer,
+            max_tokens=max_tokens,
+            samples=samples,
+            examples=examples_for(strategy, suite, shots),
         ),
-        probe_first=probe_first,
+        gold=gold,
+        endpoint=endpoint,
+        out=out,
+        limit=limit,
+        concurrency=concurrency,
+        api_key_env=api_key_env,
+        api_key=api_key(api_key_env),
+        server_log=server_log,
     )
+    check_each([request])
+    result = ask(request, probe_first=probe_first)
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved or result.unscored else 0)
 
@@ -230,6 +236,7 @@ def eval_(
     tokenizer: TokenizerSource = None,
     context: ContextChoice = "text",
     card: CardName = None,
+    format_: FormatName = "auto",
     limit: Limit = None,
     max_tokens: MaxTokens = None,
     samples: Samples = 10,
@@ -285,6 +292,7 @@ def eval_(
                     model=name,
                     strategy=strategy,
                     card=card,
+                    format=format_,
                     context=context,
                     tokenizer=tokenizer,
                     max_tokens=max_tokens,
@@ -334,11 +342,26 @@ def examples_for(strategy: Strategy, suite: Suite, shots: int) -> Sequence[Infil
 
 
 def check_each(requests: Sequence[Request]) -> None:
-    """Refuse what can be refused before the first model is asked, not after hours of another."""
+    """Refuse what can be refused before the first model is asked, not after hours of another.
+
+    Says of each model in which format it will be asked.
+    """
     from fim_eval.generate import prepare
 
-    for request in requests:
-        prepare(request.tasks[:1], request.recipe)
+    told = [told_format(prepare(request.tasks[:1], request.recipe)) for request in requests]
+    for line in dict.fromkeys(filter(None, told)):
+        say(line)
+
+
+def told_format(prepared: Prepared) -> str | None:
+    """In which format a model will be asked, and how that is known; None for prompts of text."""
+    sentinels, recipe = prepared.format, prepared.recipe
+    if sentinels is None:
+        return None
+    line = f"{recipe.model}: format {sentinels.name}, {prepared.format_from}"
+    if prepared.card is None and recipe.strategy != "lr":
+        line += "; it is not in the table of models: that it infills is taken on your word"
+    return line
 
 
 def ask_each(

@@ -26,12 +26,20 @@ CardName = Annotated[
         "--card", help="Which model of our table it is, if the server's name does not say."
     ),
 ]
+FormatName = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Sentinels to infill with: the name of a family, a .json file that describes one, or "
+        "auto, which goes by the model's card, its name or its tokenizer, and says so.",
+    ),
+]
 TokenizerSource = Annotated[
     str | None,
     typer.Option(
         "--tokenizer",
-        help="Folder or hub repository with tokenizer.model. For fim-* by default the model's own "
-        "repository; for lr by default none: the server tokenises text.",
+        help="Folder or hub repository with tokenizer.model or tokenizer.json. For fim-* by "
+        "default the model's own repository; for lr by default none: the server tokenises text.",
     ),
 ]
 ContextChoice = Annotated[

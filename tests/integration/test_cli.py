@@ -29,6 +29,7 @@ from tests.integration import (
     write_tasks,
 )
 from tests.integration.fake_server import FakeServer, Reply, refusal, right_answer
+from tests.tokenizer_files import byte_level_file
 
 KEY = "sk-not-a-real-key-0123456789"
 
@@ -466,12 +467,40 @@ class TestEval:
         self, in_process: InProcess, server: FakeServer
     ) -> None:
         before = server.calls
+        byte_level_file(in_process.folder, ["<|endoftext|>"])
         done = in_process(
             "eval", "--problems", "starter", "--split", "all", "--endpoint", server.endpoint,
-            "--model", "fake-model", "--tokenizer", "somewhere", "--out", "runs",
+            "--model", "fake-model", "--tokenizer", in_process.folder, "--out", "runs",
         )  # fmt: skip
-        assert "leave --tokenizer out, or name the model it is with --card" in one_sentence(done)
+        told = one_sentence(done)
+        assert "has the sentinels of no format that is known" in told
+        assert "name its format with --format, or the model it is with --card" in told
+        assert "leave --tokenizer out" in told
         assert server.calls == before
+
+    def test_says_in_which_format_a_model_is_asked_and_how_that_is_known(
+        self, in_process: InProcess, server: FakeServer
+    ) -> None:
+        pieces = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"]
+        byte_level_file(in_process.folder, pieces)
+        done = in_process(
+            "eval", "--problems", "starter", "--split", "all", "--limit", "2", "--endpoint",
+            server.endpoint, "--model", "fake-model", "--tokenizer", in_process.folder,
+            "--strategies", "lr,fim-psm,fim-spm", "--no-verify", "--out", "runs",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told = "fake-model: format starcoder, from the tokenizer; it is not in the table of models"
+        assert done.stderr.count(told) == 1
+        identities = {}
+        for strategy in ("lr", "fim-psm", "fim-spm"):
+            path = in_process.folder / "runs" / f"fake-model.{strategy}" / "manifest.json"
+            manifest = json.loads(path.read_text())
+            assert manifest["infill_format"]["name"] == "starcoder"
+            assert manifest["infill_format_from"] == "from the tokenizer"
+            assert manifest["tokenizer"] == str(in_process.folder / "tokenizer.json")
+            identities[strategy] = manifest["identity"]
+        assert {one["infill_format"] for one in identities.values()} == {"starcoder"}
+        assert len(identities["fim-psm"]["stop_token_ids"]) == 1
 
     def test_wants_endpoint_and_model_together(self, in_process: InProcess) -> None:
         done = in_process("eval", "--endpoint", "http://127.0.0.1:8007/v1", "--out", "runs")

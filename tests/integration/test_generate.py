@@ -353,9 +353,9 @@ class TestPromptsOfIds:
     @staticmethod
     def ids(server: FakeServer, folder: Path, text: str) -> Callable[[dict[str, Any]], Reply]:
         """Answers in the ids of that tokenizer, with a server text that lost its first space."""
-        from fim_eval.tokenizer import Tokenizer
+        from fim_eval.tokenizer import SentencePieceTokenizer
 
-        tokens = Tokenizer(folder / "tokenizer.model").encode_infill(text)
+        tokens = SentencePieceTokenizer(folder / "tokenizer.model").encode_infill(text)
 
         def answer(body: dict[str, Any]) -> Reply:
             reply = server.completion(body, text.removeprefix(" "))

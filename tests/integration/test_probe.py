@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fim_eval.probe import TASKS
-from fim_eval.tokenizer import Tokenizer
+from fim_eval.tokenizer import SentencePieceTokenizer
 from tests.data_paths import needs_tokenizer
 from tests.integration import InProcess, made_tasks, write_tasks
 from tests.integration.fake_server import FakeServer, Reply
@@ -36,8 +36,8 @@ def server() -> Iterator[FakeServer]:
 
 
 @cache
-def code_llama_tokenizer() -> Tokenizer:
-    return Tokenizer(Path(FOLDER) / "tokenizer.model")
+def code_llama_tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(Path(FOLDER) / "tokenizer.model")
 
 
 def ids_of(text: str) -> list[int]:

@@ -299,7 +299,7 @@ def test_a_tensor_parallel_server_receives_and_returns_exact_ids(
 def test_infilling_runs_end_to_end_through_a_tensor_parallel_server(
     tiny_llama: Server, starter_tasks: Path, tmp_path: Path, strategy: str
 ) -> None:
-    from fim_eval.tokenizer import Tokenizer, tokenizer_path
+    from fim_eval.tokenizer import SentencePieceTokenizer, tokenizer_path
 
     assert TOKENIZER is not None
     done = fim_eval(
@@ -310,7 +310,7 @@ def test_infilling_runs_end_to_end_through_a_tensor_parallel_server(
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_bytes())
     assert manifest["identity"]["prompt_form"] == "ids"
-    tokenizer = Tokenizer(tokenizer_path(TOKENIZER, None))
+    tokenizer = SentencePieceTokenizer(tokenizer_path(TOKENIZER, None))
     generations = rows(tmp_path / "run" / "generations.jsonl")
     assert len(generations) == 16
     for row in generations:
@@ -347,9 +347,9 @@ def test_the_end_token_ends_an_infilled_middle_and_is_no_part_of_it(
 
     from fim_eval.postprocess import continuation
     from fim_eval.records import Prompt
-    from fim_eval.tokenizer import Tokenizer, tokenizer_path
+    from fim_eval.tokenizer import SentencePieceTokenizer, tokenizer_path
 
-    tokenizer = Tokenizer(tokenizer_path(TOKENIZER, None))
+    tokenizer = SentencePieceTokenizer(tokenizer_path(TOKENIZER, None))
     asked = Prompt(
         task_id="x", strategy="fim-psm", sample_index=0, text=None,
         token_ids=tuple(prompt["token_ids"]), stop=(), stop_token_ids=(second,), max_tokens=8,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -20,16 +20,28 @@ class Architecture:
     kv_heads: int
     vocabulary: int
     tied: bool = False
+    head: int | None = None
+    """Where it is not hidden / heads."""
+
+    query_key_value_biases: bool = False
+    """As in Qwen2."""
+
+    starcoder2: bool = False
+    """Two matrices in place of three, and a bias beside every matrix and norm."""
 
     def parameters(self) -> int:
-        head = self.hidden // self.heads
-        queries_and_output = 2 * self.hidden * self.hidden
-        keys_and_values = 2 * self.hidden * self.kv_heads * head
-        gate_up_down = 3 * self.hidden * self.intermediate
-        two_norms = 2 * self.hidden
-        layer = queries_and_output + keys_and_values + gate_up_down + two_norms
+        head = self.head or self.hidden // self.heads
+        keys_and_values = 2 * self.kv_heads * head
+        attention = (2 * self.heads * head + keys_and_values) * self.hidden
+        feed_forward = (2 if self.starcoder2 else 3) * self.hidden * self.intermediate
+        norm = (2 if self.starcoder2 else 1) * self.hidden
+        layer = attention + feed_forward + 2 * norm
+        if self.query_key_value_biases or self.starcoder2:
+            layer += self.heads * head + keys_and_values
+        if self.starcoder2:
+            layer += self.hidden + self.intermediate + self.hidden
         embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        return self.layers * layer + embeddings + self.hidden
+        return self.layers * layer + embeddings + norm
 
 
 def llama(size: str, vocabulary: int) -> Architecture:
@@ -49,7 +61,51 @@ def llama(size: str, vocabulary: int) -> Architecture:
     )
 
 
+Shape = tuple[int, int, int, int, int]
+"""Layers, hidden, intermediate, heads, heads of keys and values."""
+
+
+def plain(
+    shape: Shape, vocabulary: int, *, head: int | None = None, tied: bool = False
+) -> Architecture:
+    layers, hidden, intermediate, heads, kv_heads = shape
+    return Architecture(
+        layers=layers,
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        kv_heads=kv_heads,
+        vocabulary=vocabulary,
+        head=head,
+        tied=tied,
+    )
+
+
+def qwen(shape: Shape, vocabulary: int) -> Architecture:
+    tied = vocabulary == 151_936
+    return replace(plain(shape, vocabulary, tied=tied), query_key_value_biases=True)
+
+
+def starcoder2(shape: Shape, *, tied: bool) -> Architecture:
+    return replace(plain(shape, 49_152, tied=tied), starcoder2=True)
+
+
 PUBLISHED = {
+    "bigcode/starcoder2-3b": starcoder2((30, 3072, 12288, 24, 2), tied=True),
+    "bigcode/starcoder2-7b": starcoder2((32, 4608, 18432, 36, 4), tied=True),
+    "bigcode/starcoder2-15b": starcoder2((40, 6144, 24576, 48, 4), tied=False),
+    "deepseek-ai/deepseek-coder-1.3b-base": plain((24, 2048, 5504, 16, 16), 32_256),
+    "deepseek-ai/deepseek-coder-6.7b-base": plain((32, 4096, 11008, 32, 32), 32_256),
+    "deepseek-ai/deepseek-coder-33b-base": plain((62, 7168, 19200, 56, 8), 32_256),
+    "Qwen/Qwen2.5-Coder-0.5B": qwen((24, 896, 4864, 14, 2), 151_936),
+    "Qwen/Qwen2.5-Coder-1.5B": qwen((28, 1536, 8960, 12, 2), 151_936),
+    "Qwen/Qwen2.5-Coder-3B": qwen((36, 2048, 11008, 16, 2), 151_936),
+    "Qwen/Qwen2.5-Coder-7B": qwen((28, 3584, 18944, 28, 4), 152_064),
+    "Qwen/Qwen2.5-Coder-14B": qwen((48, 5120, 13824, 40, 8), 152_064),
+    "Qwen/Qwen2.5-Coder-32B": qwen((64, 5120, 27648, 40, 8), 152_064),
+    "google/codegemma-2b": plain((18, 2048, 16384, 8, 1), 256_000, head=256, tied=True),
+    "google/codegemma-7b": plain((28, 3072, 24576, 16, 16), 256_000, head=256, tied=True),
+    "mistralai/Codestral-22B-v0.1": plain((56, 6144, 16384, 48, 8), 32_768),
     "codellama/CodeLlama-7b-hf": llama("7b", 32_016),
     "codellama/CodeLlama-13b-hf": llama("13b", 32_016),
     "codellama/CodeLlama-34b-hf": llama("34b", 32_000),
@@ -96,7 +152,8 @@ def test_the_parameters_round_to_the_published_numbers(name: str, billions: floa
 
 
 def test_only_7b_and_13b_are_known_to_infill_and_70b_is_disputed() -> None:
-    assert {card.model_id.partition("/")[2]: card.infills for card in MODEL_CARDS} == {
+    ours = [card for card in MODEL_CARDS if card.model_id.startswith(("codellama/", "Hugging"))]
+    assert {card.model_id.partition("/")[2]: card.infills for card in ours} == {
         "CodeLlama-7b-hf": "yes",
         "CodeLlama-13b-hf": "yes",
         "CodeLlama-34b-hf": "no",
@@ -117,9 +174,7 @@ def test_a_card_has_sentinels_exactly_if_its_vocabulary_embeds_them(card: ModelC
         assert card.format is None
     else:
         assert card.format is not None
-        sentinels = card.format
-        ids = (sentinels.prefix_id, sentinels.suffix_id, sentinels.middle_id, sentinels.end_id)
-        assert max(ids) < card.vocabulary
+        assert max(card.format.known_ids.values(), default=0) < card.vocabulary
 
 
 @every_card
@@ -139,8 +194,10 @@ def test_the_four_sizes_of_the_study_have_revisions_of_their_own() -> None:
 
 
 def test_the_sentinels_are_those_of_meta_s_tokenizer() -> None:
-    assert (CODE_LLAMA.bos_id, CODE_LLAMA.prefix_id, CODE_LLAMA.suffix_id) == (1, 32007, 32008)
-    assert (CODE_LLAMA.middle_id, CODE_LLAMA.end_id) == (32009, 32010)
+    assert [CODE_LLAMA.known_ids[piece] for piece in ("<s>", "▁<PRE>", "▁<SUF>")] == [
+        1, 32007, 32008,
+    ]  # fmt: skip
+    assert [CODE_LLAMA.known_ids[piece] for piece in ("▁<MID>", "▁<EOT>")] == [32009, 32010]
 
 
 @pytest.mark.parametrize(

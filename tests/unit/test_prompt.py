@@ -16,17 +16,19 @@ from fim_eval.prompt import (
     FILL_END,
     LEFT_TO_RIGHT_STOPS,
     MAX_TOKENS,
+    bind,
     build_prompt,
     candidate_scoring,
     fewshot_text,
     gold_scoring,
     infill_format,
     infill_ids,
+    layout,
     module_docstring,
     shown_prefix,
 )
 from fim_eval.records import InfillTask, ModelCard, Prompt
-from fim_eval.tokenizer import Tokenizer
+from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import Context, Kind, Strategy
 from tests.data_paths import (
     FULL,
@@ -80,6 +82,12 @@ def known(name: str) -> ModelCard:
 class Letters:
     """Each character is its code point; what begins a sequence gets a 7 in front."""
 
+    source = "letters"
+    start_ids = (BOS,)
+
+    def piece_id(self, piece: str) -> int | None:
+        return CODE_LLAMA.known_ids.get(piece)
+
     def encode(self, text: str) -> list[int]:
         return [7, *map(ord, text)] if text else []
 
@@ -93,7 +101,7 @@ def built(
     of: InfillTask | None = None,
     model: str = "CodeLlama-7b-hf",
     context: Context = "none",
-    encoder: Letters | Tokenizer | None = None,
+    encoder: Letters | SentencePieceTokenizer | None = None,
 ) -> Prompt:
     return build_prompt(
         of or task(),
@@ -221,10 +229,11 @@ def test_a_line_gets_64_new_tokens_and_more_than_a_line_512() -> None:
 
 
 def test_the_parts_stand_in_the_order_of_the_strategy() -> None:
-    assert infill_ids("fim-psm", Letters(), CODE_LLAMA, "ab", "c") == (
+    bound = bind(Letters(), CODE_LLAMA)
+    assert infill_ids(Letters(), bound, layout(CODE_LLAMA, "fim-psm"), "ab", "c") == (
         BOS, PRE, 7, ord("a"), ord("b"), SUF, ord("c"), MID,
     )  # fmt: skip
-    assert infill_ids("fim-spm", Letters(), CODE_LLAMA, "ab", "c") == (
+    assert infill_ids(Letters(), bound, layout(CODE_LLAMA, "fim-spm"), "ab", "c") == (
         BOS, PRE, SUF, ord("c"), MID, 7, ord("a"), ord("b"),
     )  # fmt: skip
 
@@ -423,7 +432,7 @@ def test_a_program_that_spells_a_sentinel_is_refused_where_the_model_does_not_em
 @needs_tokenizer
 def test_infilling_ids_fit_every_vocabulary_that_has_sentinels() -> None:
     for card in MODEL_CARDS:
-        if card.format is not None:
+        if card.format is CODE_LLAMA:
             prompt = built("fim-psm", model=card.model_id, encoder=code_llama_tokenizer())
             assert max(prompt.token_ids or ()) < known(card.model_id).vocabulary
 
@@ -475,7 +484,7 @@ def prompt_of(
     strategy: Strategy,
     asked: InfillTask,
     card: ModelCard | None = None,
-    encoder: Letters | Tokenizer | None = None,
+    encoder: Letters | SentencePieceTokenizer | None = None,
     examples: tuple[InfillTask, ...] = (),
 ) -> Prompt:
     return build_prompt(
@@ -558,7 +567,7 @@ class TestTheReferenceAnswer:
 def test_a_candidate_is_scored_with_the_whole_program_around_it() -> None:
     prompt = prompt_of("lr-rerank", task())
     found = candidate_scoring(
-        task(), prompt, "    y = 2\n", context="text", card=None, encoder=None
+        task(), prompt, "    y = 2\n", context="text", start=None, encoder=None
     )
     program = '"""Do it."""\ndef f(x):\n    y = 2\n    return y\n'
     assert (found.given, found.text, found.end) == ("", program, "")
@@ -570,7 +579,7 @@ def test_a_candidate_s_program_begins_with_bos_where_ids_are_ours() -> None:
     prompt = prompt_of("lr-rerank", task(), card, Letters())
     third = prompt.model_copy(update={"sample_index": 2})
     found = candidate_scoring(
-        task(), third, "    y = 2\n", context="none", card=card, encoder=Letters()
+        task(), third, "    y = 2\n", context="none", start=(BOS,), encoder=Letters()
     )
     program = "def f(x):\n    y = 2\n    return y\n"
     assert (found.given, found.text, found.end) == ((BOS,), (7, *map(ord, program)), ())

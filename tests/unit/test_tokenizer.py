@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 
 from fim_eval.errors import TokenizerError
-from fim_eval.formats import MODEL_CARDS, card_of
-from fim_eval.records import ModelCard
-from fim_eval.tokenizer import Tokenizer, tokenizer_path
+from fim_eval.formats import CODE_LLAMA
+from fim_eval.prompt import sentinel_ids
+from fim_eval.tokenizer import SentencePieceTokenizer, tokenizer_path
 from tests.data_paths import FULL, code_llama_tokenizer, mbpp_tasks, needs_mbpp, needs_tokenizer
 
 UNDERLINE = "\u2581"
@@ -23,12 +23,6 @@ UNDERLINE = "\u2581"
 any_text = st.text(
     alphabet=st.sampled_from(" \t\r\n\0<>EOTPRMIDSUF☺é\u2028\ufeff") | st.characters(codec="utf-8")
 )
-
-
-def card(name: str) -> ModelCard:
-    found = card_of(name)
-    assert found is not None
-    return found
 
 
 def trained(folder: Path, **options: Any) -> Path:
@@ -142,9 +136,8 @@ def test_a_program_that_spells_a_sentinel_gets_its_id_as_in_meta_s_reference() -
 
 
 @needs_tokenizer
-@pytest.mark.parametrize("model", [pytest.param(each, id=each.model_id) for each in MODEL_CARDS])
-def test_code_llama_s_tokenizer_has_the_sentinels_of_every_card(model: ModelCard) -> None:
-    code_llama_tokenizer().check(model)
+def test_code_llama_s_tokenizer_has_the_sentinels_of_its_format_under_their_ids() -> None:
+    assert sentinel_ids(code_llama_tokenizer(), CODE_LLAMA) == CODE_LLAMA.known_ids
 
 
 @needs_tokenizer
@@ -164,10 +157,10 @@ def test_a_folder_stands_for_its_tokenizer_model(tiny_model: Path) -> None:
 
 def test_a_folder_without_the_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer(tokenizer_path(str(tmp_path), None))
+        SentencePieceTokenizer(tokenizer_path(str(tmp_path), None))
     message = str(refusal.value)
     assert message.startswith(f"{tmp_path / 'tokenizer.model'}: cannot be read (No such file")
-    assert "--tokenizer takes the folder that holds tokenizer.model" in message
+    assert "--tokenizer takes the folder that holds tokenizer.model or tokenizer.json" in message
 
 
 @pytest.mark.parametrize(
@@ -189,7 +182,7 @@ def test_a_missing_folder_is_named_and_the_hub_is_not_asked(
         tokenizer_path(source, None)
     message = str(refusal.value)
     assert message.startswith(f"{source}: no such folder")
-    assert "--tokenizer takes the folder that holds tokenizer.model" in message
+    assert "--tokenizer takes the folder that holds tokenizer.model or tokenizer.json" in message
     assert "codellama/CodeLlama-7b-hf" in message
 
 
@@ -200,24 +193,29 @@ def test_a_file_that_is_no_sentencepiece_model_is_named(tmp_path: Path, content:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer(path)
+        SentencePieceTokenizer(path)
     assert str(refusal.value).startswith(f"{path}: is not a SentencePiece model")
 
 
-@pytest.mark.parametrize("name", ["CodeLlama-7b-hf", "CodeLlama-13b-hf", "CodeLlama-70b-hf"])
-def test_a_tokenizer_without_the_sentinels_is_refused(tiny_model: Path, name: str) -> None:
-    tokenizer = Tokenizer(tiny_model)
+def test_a_tokenizer_without_the_sentinels_is_refused(tiny_model: Path) -> None:
     with pytest.raises(TokenizerError) as refusal:
-        tokenizer.check(card(name))
+        sentinel_ids(SentencePieceTokenizer(tiny_model), CODE_LLAMA)
     message = str(refusal.value)
-    assert message.startswith(f"{tiny_model}: ▁<PRE> has id 0, but codellama/{name} needs 32007")
-    assert f"take tokenizer.model from codellama/{name} itself" in message
+    assert message.startswith(f"{tiny_model}: ▁<PRE> is not a token of this file")
+    assert "the format code-llama needs it as 32007; take the tokenizer from the model" in message
+
+
+def test_a_tokenizer_with_a_sentinel_under_another_id_is_refused(tmp_path: Path) -> None:
+    pieces = [piece for piece in CODE_LLAMA.sentinels if piece != "<s>"]
+    path = trained(tmp_path, vocab_size=60, user_defined_symbols=["☺", *pieces])
+    with pytest.raises(TokenizerError, match=r"▁<PRE> has id 4, but .* needs it as 32007"):
+        sentinel_ids(SentencePieceTokenizer(path), CODE_LLAMA)
 
 
 def test_a_tokenizer_that_spells_the_anchor_in_bytes_is_refused(tmp_path: Path) -> None:
     path = trained(tmp_path, vocab_size=300, byte_fallback=True)
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer(path)
+        SentencePieceTokenizer(path)
     assert str(refusal.value).startswith(f"{path}: does not encode '☺' as a leading")
 
 
@@ -225,5 +223,5 @@ def test_a_tokenizer_that_does_not_know_the_anchor_is_refused(tmp_path: Path) ->
     # Two pieces as well, but the second is "unknown", and decodes to " ⁇ " in front of the text.
     path = trained(tmp_path, vocab_size=40)
     with pytest.raises(TokenizerError) as refusal:
-        Tokenizer(path)
+        SentencePieceTokenizer(path)
     assert str(refusal.value).startswith(f"{path}: ")
