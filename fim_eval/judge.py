@@ -20,6 +20,7 @@ import math
 import operator
 import reprlib
 import sys
+import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,11 +107,15 @@ def examination(problem: Problem, style: TestStyle) -> Examination:
         raise DatasetError(f"{problem.problem_id}: has no {style} tests, so nothing can be judged")
     for source in (problem.test_setup, *tests):
         try:
-            compile(source, "test", "exec", dont_inherit=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                compile(source, "test", "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             raise DatasetError(
                 f"{problem.problem_id}: its test {reprlib.repr(source)} is no Python ({error})"
             ) from error
+    if not all(parse(test).body for test in tests):
+        raise DatasetError(f"{problem.problem_id}: one of its tests holds no statement")
     checks = tuple(check for test in tests for check in _checks(test))
     whole = any(check.kind == "run" for check in checks)
     return Examination(
@@ -278,8 +283,6 @@ _RELATIONS: Mapping[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
     "in": lambda value, container: value in container,
     "not in": lambda value, container: value not in container,
-    "is": operator.is_,
-    "is not": operator.is_not,
 }
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SINGLETONS = (None, True, False)
@@ -289,7 +292,10 @@ def _checks(test: str) -> list[Check]:
     """One check per assert of a test, or one that runs all of it."""
     checks = []
     for statement in parse(test).body:
-        check = _split(statement.test) if isinstance(statement, ast.Assert) else None
+        try:
+            check = _split(statement.test) if isinstance(statement, ast.Assert) else None
+        except ValueError:  # `ast.unparse` writes no integer of more than 4,300 digits
+            check = None
         if check is None:
             return [Check("run", test, "marker")]
         checks.append(check)
@@ -301,10 +307,13 @@ def _split(condition: ast.expr) -> Check | None:
     match condition:
         case ast.Compare(left=left, ops=[operation], comparators=[right]):
             relation = _OPERATORS[type(operation)]
-            if (check := _against_constant(left, relation, right)) is not None:
-                return check
+            sides = [(left, relation, right)]
             if relation in _MIRRORED:
-                return _against_constant(right, _MIRRORED[relation], left)
+                sides.append((right, _MIRRORED[relation], left))
+                sides.sort(key=lambda side: not _calls(side[0]))
+            for computed, told, other in sides:
+                if (check := _against_constant(computed, told, other)) is not None:
+                    return check
             return None
         case ast.Call(func=function, args=[left, right], keywords=options) if ast.unparse(
             function
@@ -313,7 +322,9 @@ def _split(condition: ast.expr) -> Check | None:
                 bounds = tuple((str(option.arg), constant(option.value)) for option in options)
             except NotConstantError:
                 return None
-            for computed, other in ((left, right), (right, left)):
+            for computed, other in sorted(
+                ((left, right), (right, left)), key=lambda sides: not _calls(sides[0])
+            ):
                 try:
                     expected = constant(other)
                 except NotConstantError:
@@ -327,13 +338,21 @@ def _split(condition: ast.expr) -> Check | None:
     return Check("truth", ast.unparse(condition), "==", expected=True)
 
 
+def _calls(node: ast.expr) -> bool:
+    """Whether it can be what is tested: `max(...)` may be the program's own, a literal cannot."""
+    return any(isinstance(part, ast.Call) for part in ast.walk(node))
+
+
 def _against_constant(computed: ast.expr, relation: str, other: ast.expr) -> Check | None:
     try:
         expected = constant(other)
     except NotConstantError:
         return None
-    if relation in ("is", "is not") and not any(expected is one for one in _SINGLETONS):
-        return None
+    if relation in ("is", "is not"):
+        if not any(expected is one for one in _SINGLETONS):
+            return None
+        # Told inside: no equality is asked for, so a value of any type and size will do.
+        return Check("truth", f"({ast.unparse(computed)}) {relation} {expected}", "==", True)
     return Check("value", ast.unparse(computed), relation, expected)
 
 
@@ -382,13 +401,13 @@ def constant(node: ast.expr) -> Any:
     """
     try:
         return _constant(node)
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise NotConstantError(str(error)) from error
 
 
 def _constant(node: ast.expr) -> Any:
     match node:
-        case ast.Constant(value=value):
+        case ast.Constant(value=value) if value is not ...:
             return value
         case ast.List(elts=parts):
             return [_constant(part) for part in parts]

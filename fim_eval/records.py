@@ -603,7 +603,7 @@ class JudgeRules(Record):
     """Major and minor version of the interpreter that runs the programs."""
 
     time_floor_s: float
-    """Processor seconds that any program may take; twice as many on the clock."""
+    """Processor seconds that any program may take; five times as many on the clock."""
 
     time_factor: float
     """A program may take so many times the reference's own processor time, if that is more."""

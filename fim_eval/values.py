@@ -16,8 +16,12 @@ from fractions import Fraction
 from typing import Any
 
 MOST_COLLISIONS = 50
-"""Members of one set or dict that share their hash with another. Honest ones share none; chosen
-ones cost the square of their number."""
+"""Members of one set or dict that share one hash. Honest ones are few (powers of two repeat theirs
+after 61); chosen ones cost the square of their number."""
+
+MOST_FRACTION_BITS = 65_536
+"""Of a numerator or denominator: to reduce a fraction costs the square of its length, seven seconds
+for one of a megabyte. A longer one equals no literal."""
 
 
 class MalformedValueError(ValueError):
@@ -50,7 +54,8 @@ def parse_line(line: bytes) -> list[Any]:
         MalformedValueError: it is none.
     """
     try:
-        message = json.loads(line)
+        # `float`: each NaN an object of its own, as it was inside.
+        message = json.loads(line, parse_constant=float)
     except (ValueError, RecursionError) as error:
         raise MalformedValueError(f"{type(error).__name__}: {error}"[:200]) from error
     if not isinstance(message, list) or not message:
@@ -70,7 +75,8 @@ def _decode(encoded: object) -> Any:
     if tag in _BUILDERS:
         return _BUILDERS[tag](values)
     members = values if tag in ("set", "frozenset", "keys") else values[::2]
-    if len(members) - len({hash(member) for member in members}) > MOST_COLLISIONS:
+    alike = Counter(map(hash, members)).most_common(1)
+    if alike and alike[0][1] > MOST_COLLISIONS:
         raise MalformedValueError("members of a set or dict were chosen to collide")
     return _HASHED[tag](values)
 
@@ -84,6 +90,13 @@ def _integers(parts: Sequence[Any]) -> Sequence[int]:
     if any(type(part) is not int for part in parts):
         raise MalformedValueError("parts are integers")
     return parts
+
+
+def _fraction(parts: Sequence[Any]) -> Fraction | Opaque:
+    numerator, denominator = _integers(parts)
+    if max(numerator.bit_length(), denominator.bit_length()) > MOST_FRACTION_BITS:
+        return Opaque()
+    return Fraction(numerator, denominator)
 
 
 def _decimal(parts: Sequence[Any]) -> Decimal:
@@ -114,7 +127,7 @@ _BUILDERS: dict[str, Callable[[list[Any]], Any]] = {
     "tuple": tuple,
     "deque": deque,
     "range": lambda parts: range(*_integers(parts)),
-    "Fraction": lambda parts: Fraction(*_integers(parts)),
+    "Fraction": _fraction,
     "Decimal": _decimal,
 }
 
