@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from fim_eval.infill import parse
+from fim_eval.syntax import parse
 
 
 @dataclass(frozen=True, slots=True)
