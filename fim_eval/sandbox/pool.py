@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -25,6 +26,9 @@ PROGRAMS_PER_ZYGOTE = 2_000
 PATIENCE_S = 0.25
 """A program that takes longer does not count as one at work any more: another may start beside it,
 so that those that hang do not hold up the others."""
+
+GATHER_S = 0.005
+"""How long results may gather before whoever waits for them is woken."""
 
 LANES_PER_WORKER = 4
 """Zygotes for each worker at most: one at work, the others with programs that took long."""
@@ -99,13 +103,21 @@ class _Pool(Generic[KeyT]):
                 self._start_lane()
         ended = 0
         while ended < len(self._lanes):
-            result = self._results.get()
+            result = self._next_result()
             if result is None:
                 ended += 1
             elif isinstance(result, BaseException):
                 raise result
             else:
                 yield result
+
+    def _next_result(self) -> Examined[KeyT] | BaseException | None:
+        try:
+            return self._results.get_nowait()
+        except queue.Empty:
+            # A few at a time: to wake up for each would cost the lanes a tenth of their rate.
+            time.sleep(GATHER_S)
+            return self._results.get()
 
     def stop(self) -> None:
         """Give no more jobs, end what runs, wait for the threads."""

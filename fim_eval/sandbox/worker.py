@@ -230,30 +230,29 @@ class Zygote:
     def _send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message).encode()
         try:
-            self._channel.sendall(struct.pack(">I", len(body)) + body)
+            self._channel.sendall(_LENGTH.pack(len(body)) + body)
         except OSError as error:
             raise SandboxError(self._last_words()) from error
 
     def _receive(self, within_s: float) -> tuple[dict[str, Any], bytes]:
         end = time.monotonic() + within_s
-        (length,) = struct.unpack(">I", self._read(4, end))
-        header, _newline, output = self._read(length, end).partition(b"\n")
-        return json.loads(header), output
-
-    def _read(self, count: int, end: float) -> bytes:
-        parts = bytearray()
-        while len(parts) < count:
+        frame = bytearray()
+        wanted = _LENGTH.size
+        while len(frame) < wanted:
             left = end - time.monotonic()
             if left <= 0 or not self._poll.poll(1000 * left):
                 raise SandboxError("did not answer in time")
             try:
-                part = self._channel.recv(count - len(parts))
+                part = self._channel.recv(_MOST_AT_ONCE)
             except OSError as error:
                 raise SandboxError(self._last_words()) from error
             if not part:
                 raise SandboxError(self._last_words())
-            parts += part
-        return bytes(parts)
+            frame += part
+            if len(frame) >= _LENGTH.size:
+                wanted = _LENGTH.size + _LENGTH.unpack_from(frame)[0]
+        header, _newline, output = bytes(frame[_LENGTH.size :]).partition(b"\n")
+        return json.loads(header), output
 
     def _last_words(self) -> str:
         """Why it ended: the last line on its standard error, which closes once it has started."""
@@ -266,6 +265,9 @@ class Zygote:
         lines = self._process.stderr.read(65_536).decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else f"ended with code {code}"
 
+
+_LENGTH = struct.Struct(">I")
+_MOST_AT_ONCE = 1 << 18
 
 _NO_FILTER = 97
 """Exit code of a process whose filter was refused; see `_install_filter` in the zygote."""
