@@ -484,7 +484,8 @@ class TestEval:
         pieces = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"]
         byte_level_file(in_process.folder, pieces)
         done = in_process(
-            "eval", "--problems", "starter", "--split", "all", "--limit", "2", "--endpoint",
+            "eval", "--problems", "starter", "--split", "all", "--limit", "2", "--no-probe",
+            "--endpoint",
             server.endpoint, "--model", "fake-model", "--tokenizer", in_process.folder,
             "--strategies", "lr,fim-psm,fim-spm", "--no-verify", "--out", "runs",
         )  # fmt: skip

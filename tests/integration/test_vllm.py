@@ -318,6 +318,25 @@ def test_infilling_runs_end_to_end_through_a_tensor_parallel_server(
         assert row["completion_tokens"] == len(row["token_ids"]) == 8
 
 
+def test_the_probe_says_that_a_model_without_sentinels_does_not_infill(smollm2: Server) -> None:
+    done = fim_eval("probe", "--endpoint", smollm2.url, "--model", smollm2.model)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.startswith(f"{smollm2.model}, fim-psm: does not infill\n")
+    assert "it was not trained to infill" in done.stdout
+
+
+@needs_tokenizer
+def test_the_probe_says_that_random_weights_do_not_infill(tiny_llama: Server) -> None:
+    assert TOKENIZER is not None
+    done = fim_eval(
+        "probe", "--endpoint", tiny_llama.url, "--model", tiny_llama.model, "--card",
+        "codellama/CodeLlama-7b-hf", "--tokenizer", TOKENIZER,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.startswith(f"{tiny_llama.model}, fim-psm: does not infill\n")
+    assert "0 of 8 answers end with the end token" in done.stdout
+
+
 @needs_tokenizer
 def test_the_end_token_ends_an_infilled_middle_and_is_no_part_of_it(
     tiny_llama: Server, starter_tasks: Path, tmp_path: Path
