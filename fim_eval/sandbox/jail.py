@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fim_eval.sandbox.seccomp import MACHINES, seccomp_filter
+from fim_eval.sandbox.seccomp import MACHINES, seccomp_filters
 from fim_eval.words import Isolation
 
 NOBODY = 65534
@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     # One arena: each further one reserves 64 MB of address space for a thread.
     "MALLOC_ARENA_MAX": "1",
+    # Calls between libraries are resolved at the start, not in each fork again.
+    "LD_BIND_NOW": "1",
     "PATH": "/usr/bin:/bin",
 }
 """All that a jailed interpreter knows of ours."""
@@ -51,8 +53,8 @@ class Jail:
     """For people: what holds a program, and as whom it runs."""
 
     def command(self, zygote: int) -> list[str]:
-        """The zygote's command line; its source is read from the descriptor `zygote`."""
-        start = f"exec(compile(open({zygote}, 'rb').read(), 'zygote.py', 'exec'))"
+        """The zygote's command line; its compiled code is read from the descriptor `zygote`."""
+        start = f"import marshal; exec(marshal.loads(open({zygote}, 'rb').read()))"
         return [*self.enter, interpreter(), "-S", "-s", "-P", "-B", "-c", start]
 
 
@@ -131,7 +133,7 @@ def landlock() -> Jail:
 
 def unconfined() -> Jail:
     """No isolation: limits on time and memory, and nothing else."""
-    config = {"landlock": None, "seccomp": "", "file_bytes": 1 << 20}
+    config: dict[str, Any] = {"landlock": None, "seccomp": [], "file_bytes": 1 << 20}
     return Jail("none", (), config, f"no isolation, user {os.getuid()}")
 
 
@@ -151,7 +153,8 @@ def _config() -> dict[str, Any]:
         raise NotOfferedError(
             f"there is no system call filter for {machine}, only for {', '.join(MACHINES)}"
         )
-    return {"landlock": None, "seccomp": seccomp_filter(machine).hex(), "file_bytes": 0}
+    filters = [code.hex() for code in seccomp_filters(machine)]
+    return {"landlock": None, "seccomp": filters, "file_bytes": 0}
 
 
 def _readable_by_all(path: Path) -> bool:

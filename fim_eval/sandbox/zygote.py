@@ -23,6 +23,7 @@ import decimal
 import fractions
 import gc
 import json
+import marshal
 import os
 import resource
 import select
@@ -54,8 +55,11 @@ COMPILED_HERE = 32_768
 """Characters of a program that is compiled before the fork, which halves its cost; a longer one
 could hold up the zygote, so it is compiled in its own process, under its own limits."""
 
+SOON_MS = 5
+"""A process that is still there after so many milliseconds is watched: its pipe, its clocks."""
+
 _SMALL = 2**63
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_GET_SECCOMP, _PR_SET_SECCOMP = 1, 4, 21, 22
 _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _CAPSET = {"x86_64": 126, "aarch64": 91}
@@ -64,6 +68,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # Declared: a 64-bit argument of a variadic function must not be guessed to be an int.
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 _libc.syscall.restype = ctypes.c_long
+
+# What is called for each program: no lock handed over, no errno kept, no arguments converted.
+_quick = ctypes.PyDLL(None)
+_prctl, _kill, _wait4 = _quick.prctl, _quick.kill, _quick.wait4
+_get_filter = (ctypes.c_int(_PR_GET_SECCOMP), *[ctypes.c_ulong(0)] * 4)
 
 
 class Foreign(Exception):  # noqa: N818  no error of ours: the value's type has an equality of its own
@@ -265,11 +274,7 @@ def run(job: dict[str, Any], program: Any, tests: list[Any], pipe: _Pipe) -> Non
     # Bound before the program runs: it may replace what builtins these names stand for.
     run_code, evaluate, truth, steps = exec, eval, bool, list(enumerate(tests))
     setup = _code("run", job["setup"])
-    module = types.ModuleType(MODULE)
-    sys.modules[MODULE] = module
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.argv = [MODULE]
-    world = module.__dict__
+    world = sys.modules[MODULE].__dict__
     where: Any = "compile"
     try:
         if program is None:
@@ -323,26 +328,33 @@ def _child(job: dict[str, Any], program: Any, tests: list[Any], descriptor: int)
         resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"],) * 2)
         if _config["seccomp"]:
             _install_filter()
-        gc.enable()
-        # As deep as a script's own: the frames above are ours, not the program's.
-        sys.setrecursionlimit(1000 + 4)
-        run(job, program, tests, _Pipe(descriptor, job["output_bytes"]))
+        _begin(job, program, tests, descriptor)
     finally:
         # Not sys.exit: neither exit handlers nor threads that the program left.
         os._exit(0)
 
 
+def _begin(job: dict[str, Any], program: Any, tests: list[Any], descriptor: int) -> None:
+    gc.enable()
+    run(job, program, tests, _Pipe(descriptor, job["output_bytes"]))
+
+
 def _install_filter() -> None:
-    if _libc.prctl(_PR_SET_SECCOMP, 2, _filter_address, 0, 0) != 0:
+    if _prctl(*_config["put_filter"]) != 0:
         os._exit(97)
 
 
 # --- the zygote -----------------------------------------------------------------------------------
 
 _config: dict[str, Any] = {}
-_filter_address = 0
 _kept: list[Any] = []
 """What C code points into."""
+
+_soon = select.poll()
+_status = ctypes.c_int()
+_usage = (ctypes.c_long * 18)()
+_to_status, _to_usage = ctypes.byref(_status), ctypes.byref(_usage)
+"""`struct rusage`: two times of two numbers each, then the most memory resident, in kilobytes."""
 
 _compiled: dict[tuple[str, str], Any] = {}
 """Tests by kind and source: the same few serve many programs."""
@@ -360,13 +372,24 @@ def _read(descriptor: int, count: int) -> bytes:
 
 
 def _receive(descriptor: int) -> dict[str, Any]:
-    (length,) = struct.unpack(">I", _read(descriptor, 4))
-    message: dict[str, Any] = json.loads(_read(descriptor, length))
+    message: dict[str, Any] = json.loads(_frame(descriptor))
     return message
 
 
+def _frame(descriptor: int) -> bytes:
+    # One read for nearly all: nothing more is sent before the answer.
+    frame = os.read(descriptor, 65_536)
+    if len(frame) < 4:
+        frame += _read(descriptor, 4 - len(frame))
+    missing = 4 + int.from_bytes(frame[:4], "big") - len(frame)
+    return frame[4:] + _read(descriptor, missing)
+
+
 def _reply(descriptor: int, header: dict[str, Any], output: bytes = b"") -> None:
-    body = json.dumps(header).encode() + b"\n" + output
+    _send(descriptor, json.dumps(header).encode() + b"\n" + output)
+
+
+def _send(descriptor: int, body: bytes) -> None:
     frame = struct.pack(">I", len(body)) + body
     while frame:
         frame = frame[os.write(descriptor, frame) :]
@@ -411,25 +434,56 @@ def _examine(job: dict[str, Any], jobs: int, replies: int) -> None:
         os.close(replies)
         _child(job, program, tests, outgoing)
     os.close(outgoing)
-    end, output = _watch(child, incoming, jobs, started, job)
-    os.close(incoming)
-    if end != "exited":
-        os.kill(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
+    end, output = "exited", None
+    if not _ends_soon(child, jobs):
+        end, output = _watch(child, incoming, jobs, started, job)
+        if end != "exited":
+            os.kill(child, signal.SIGKILL)
+    code, number, cpu_s, peak_bytes = _wait(child)
     wall_s = time.monotonic() - started
     _sweep(child)
-    _reply(
-        replies,
-        {
-            "end": end,
-            "exit_code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
-            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-            "wall_s": wall_s,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "peak_bytes": usage.ru_maxrss * 1024,
-        },
-        output,
+    if output is None:
+        # All of it: nobody is left to write more, and a pipe holds no more.
+        output = os.read(incoming, 65_536)
+        if len(output) > job["output_bytes"] + 4096:
+            end = "output-limit"
+    os.close(incoming)
+    # Not json.dumps, which makes an encoder for each call.
+    header = (
+        f'{{"end":"{end}","exit_code":{code},"signal":{number},'
+        f'"wall_s":{wall_s},"cpu_s":{cpu_s},"peak_bytes":{peak_bytes}}}\n'
     )
+    _send(replies, header.encode() + output)
+
+
+def _ends_soon(child: int, jobs: int) -> bool:
+    """Whether the process ends within `SOON_MS`, as most do: its pipe is then read once, after it.
+
+    One that fills its pipe waits until that time is over.
+    """
+    try:
+        process = os.pidfd_open(child)
+    except OSError:  # a kernel before 5.3, or a container that refuses it
+        return False
+    _soon.register(process, select.POLLIN)
+    _soon.register(jobs, 0)
+    ready = _soon.poll(SOON_MS)
+    os.close(process)
+    return len(ready) == 1 and ready[0][0] == process
+
+
+def _wait(child: int) -> tuple[int | str, int | str, float, int]:
+    """Exit code and signal, one of them `null`; processor time; most memory resident.
+
+    Not os.wait4, which imports a module for each call.
+    """
+    _wait4(child, _to_status, 0, _to_usage)
+    status = _status.value
+    seconds, micros, system_seconds, system_micros, kilobytes = _usage[:5]
+    cpu_s = seconds + system_seconds + (micros + system_micros) / 1e6
+    if os.WIFSIGNALED(status):
+        return "null", os.WTERMSIG(status), cpu_s, kilobytes * 1024
+    return os.WEXITSTATUS(status), "null", cpu_s, kilobytes * 1024
 
 
 def _watch(
@@ -484,13 +538,9 @@ def _after_close(child: int, parts: list[bytes]) -> tuple[str, bytes]:
 
 def _sweep(child: int) -> None:
     """End and reap whatever the program left: processes are refused it, so this finds nothing."""
-    try:
-        if os.getpid() == 1:
-            os.kill(-1, signal.SIGKILL)
-        else:
-            os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
+    # Not os.kill: that nobody is left is the rule, and an exception costs more than the call.
+    if _kill(-1 if os.getpid() == 1 else -child, signal.SIGKILL) != 0 and _config["seccomp"]:
+        return
     while True:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
@@ -596,7 +646,6 @@ def _threads() -> int:
 
 def _settle(config: dict[str, Any]) -> None:
     """Give up, before the first program, all that no program needs."""
-    global _filter_address  # noqa: PLW0603  set once, read in every child
     threads = _threads()
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -619,12 +668,21 @@ def _settle(config: dict[str, Any]) -> None:
         lowest = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(limit, (lowest, lowest))
     if config["seccomp"]:
-        code = ctypes.create_string_buffer(bytes.fromhex(config["seccomp"]))
-        program = ctypes.create_string_buffer(
-            struct.pack("HxxxxxxQ", (len(code) - 1) // 8, ctypes.addressof(code))
-        )
-        _kept.extend((code, program))
-        _filter_address = ctypes.addressof(program)
+        own, of_program = map(_filter, config["seccomp"])
+        numbers = (ctypes.c_ulong(number) for number in (2, of_program, 0, 0))
+        _config["put_filter"] = (ctypes.c_int(_PR_SET_SECCOMP), *numbers)
+        if _libc.prctl(_PR_SET_SECCOMP, 2, own, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "the system call filter could not be installed")
+
+
+def _filter(hexadecimal: str) -> int:
+    """Where in memory a filter is, as the kernel takes it."""
+    code = ctypes.create_string_buffer(bytes.fromhex(hexadecimal))
+    program = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxQ", (len(code) - 1) // 8, ctypes.addressof(code))
+    )
+    _kept.extend((code, program))
+    return ctypes.addressof(program)
 
 
 def _warm_up() -> None:
@@ -643,16 +701,23 @@ def _rehearse() -> None:
 
     Each fork would write it for itself: a tenth of its page faults.
     """
-    modules, arguments = dict(sys.modules), sys.argv
     nothing = os.open("/dev/null", os.O_WRONLY)
-    program = compile("def f(n):\n    return [(i, {i: i / 2}) for i in n]\n", MODULE, "exec")
-    tests = [("value", _code("value", "f(range(3))")), ("truth", _code("value", "f('a')"))]
-    for _ in range(20):
-        run({"setup": "", "marker": ""}, program, tests, _Pipe(nothing, 1 << 20))
+    text = "def f(n):\n    return [(i, {i: i / 2}, str(i)) for i in n]\n"
+    program = compile(text, MODULE, "exec", dont_inherit=True)
+    job = {"setup": "", "marker": "", "output_bytes": 1 << 20}
+    address_space = resource.getrlimit(resource.RLIMIT_AS)
+    # The last one raises.
+    for sources in (("f(range(3))", "f([0])"), ("f({1.5})", "f(())", "f(0)")):
+        tests = [(kind, _code(kind, one)) for one in sources for kind in ("value", "truth", "run")]
+        for _ in range(20):
+            sys.modules[MODULE] = types.ModuleType(MODULE)
+            os.getppid()
+            os.close(os.dup(nothing))
+            resource.setrlimit(resource.RLIMIT_AS, address_space)
+            _prctl(*_get_filter)
+            _begin(job, program, tests, nothing)
+    _compiled.clear()
     os.close(nothing)
-    sys.modules.clear()
-    sys.modules.update(modules)
-    sys.argv = arguments
 
 
 def main() -> None:
@@ -670,11 +735,17 @@ def main() -> None:
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
     os.close(nothing)
+    # What every program finds is made here: after its fork, each would pay for it.
+    for name in (MODULE, "__main__"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.argv = [MODULE]
+    # As deep as a script's own: the frames above are ours, not the program's.
+    sys.setrecursionlimit(1000 + 4)
     gc.collect()
     gc.disable()
     _reply(replies, {"ready": True, "python": sys.version.split()[0], "uid": os.getuid()})
     while True:
-        _examine(_receive(jobs), jobs, replies)
+        _examine(marshal.loads(_frame(jobs)), jobs, replies)  # noqa: S302  from our parent
 
 
 if __name__ == "__main__":
