@@ -229,6 +229,7 @@ class _Lane:
     def __init__(self, jail: Jail) -> None:
         self._jail = jail
         self._zygote: Zygote | None = None
+        self._killed = False
         self.placed = threading.Event()
 
     def zygote(self) -> Zygote:
@@ -239,6 +240,9 @@ class _Lane:
             zygote = Zygote(self._jail)
             zygote.start()
             self._zygote = zygote
+            if self._killed:
+                self.retire()
+                raise SandboxError("stopped")
         return self._zygote
 
     def retire(self) -> None:
@@ -249,6 +253,8 @@ class _Lane:
 
     def kill(self) -> None:
         """End the zygote from another thread, so that the lane stops waiting for it."""
+        # First the mark, then the look: whichever zygote comes later sees the mark.
+        self._killed = True
         zygote = self._zygote
         if zygote is not None:
             zygote.kill()
