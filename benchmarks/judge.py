@@ -172,6 +172,18 @@ def replaced(program: Program, kind: Kind, source: str) -> Program:
     )
 
 
+def repeated(programs: Sequence[Program], times: int) -> list[Program]:
+    """All programs so many times, no two alike: as several models would answer the same problems.
+
+    Six hundred take ours under a second, which a busy neighbour can spoil as a whole.
+    """
+    return [
+        replaced(program, program.kind, program.source + "\n" * number)
+        for number in range(times)
+        for program in programs
+    ]
+
+
 def mutants(source: str) -> Iterator[str]:
     """The program with one operator or one constant changed, the last place first."""
     tree = ast.parse(source)
@@ -774,6 +786,9 @@ def _arguments() -> argparse.Namespace:
         help=f"{RIGHT} right and {WRONG} wrong programs; the same with {HANGING} that hang; both",
     )
     parser.add_argument(
+        "--rounds", type=int, default=4, metavar="N", help="each right and wrong program N times"
+    )
+    parser.add_argument(
         "--tools", nargs="+", choices=tuple(TOOLS), default=tuple(TOOLS), metavar="TOOL",
         help=f"of {', '.join(TOOLS)}",
     )  # fmt: skip
@@ -807,7 +822,7 @@ def main() -> None:
     raw: dict[str, Any] = {"machine": machine(), "workers": arguments.workers, "mixes": {}}
     invalid = False
     for name, mix, show in (
-        ("ending", programs, rates),
+        ("ending", repeated(programs, arguments.rounds), rates),
         ("hanging", with_hanging(programs), delays),
     ):
         if arguments.mix not in (name, "all"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import math
 import queue
 import secrets
 import threading
@@ -24,8 +26,9 @@ PROGRAMS_PER_ZYGOTE = 2_000
 """Then a new one: what little a zygote gathers (interned names, compiled tests) goes with it."""
 
 PATIENCE_S = 0.25
-"""A program that takes longer does not count as one at work any more: another may start beside it,
-so that those that hang do not hold up the others."""
+"""A program that takes longer is put off: it is ended, and run again, with all its time, when all
+others are done, so that those that hang do not hold them up. Among those put off, one that takes
+longer does not count as one at work any more: another may start beside it."""
 
 GATHER_S = 0.005
 """How long results may gather before whoever waits for them is woken."""
@@ -84,7 +87,11 @@ class _Pool(Generic[KeyT]):
         self._results: queue.SimpleQueue[Examined[KeyT] | BaseException | None] = (
             queue.SimpleQueue()
         )
-        self._taking = threading.Lock()
+        self._taking = threading.Condition()
+        self._put_off: collections.deque[Job[KeyT]] = collections.deque()
+        self._may_put_off = 0
+        """Lanes whose program may yet be put off."""
+
         self._placing = threading.Lock()
         self._lanes: list[_Lane] = []
         self._waiting: list[_Lane] = []
@@ -133,6 +140,8 @@ class _Pool(Generic[KeyT]):
             self._stopping = True
             for lane in self._waiting:
                 lane.placed.set()
+        with self._taking:
+            self._taking.notify_all()
 
     def _start_lane(self) -> None:
         lane = _Lane(self._jail)
@@ -165,10 +174,14 @@ class _Pool(Generic[KeyT]):
     def _work(self, lane: _Lane) -> None:
         try:
             while not self._stopping:
-                with self._taking:
-                    job = next(self._jobs, None)
+                job, is_last = self._take()
                 if job is None:
                     break
+                if not is_last:
+                    result = self._examine_soon(lane, job)
+                    if result is not None:
+                        self._results.put(result)
+                    continue
                 gave_place = False
 
                 def on_slow() -> None:
@@ -176,7 +189,7 @@ class _Pool(Generic[KeyT]):
                     gave_place = True
                     self._give_place()
 
-                self._results.put(self._examine(lane, job, on_slow))
+                self._results.put(self._examine(lane, job, math.inf, on_slow))
                 if gave_place:
                     self._take_place(lane)
         except BaseException as error:
@@ -186,7 +199,34 @@ class _Pool(Generic[KeyT]):
             lane.retire()
             self._results.put(None)
 
-    def _examine(self, lane: _Lane, job: Job[KeyT], on_slow: Callable[[], None]) -> Examined[KeyT]:
+    def _take(self) -> tuple[Job[KeyT] | None, bool]:
+        """The next job, if any, and whether it has all its time: those put off come last."""
+        with self._taking:
+            job = next(self._jobs, None)
+            if job is not None:
+                self._may_put_off += 1
+                return job, False
+            while not self._put_off and self._may_put_off and not self._stopping:
+                self._taking.wait()
+            return (self._put_off.popleft() if self._put_off else None), True
+
+    def _examine_soon(self, lane: _Lane, job: Job[KeyT]) -> Examined[KeyT] | None:
+        """What came of a job; None if it was put off."""
+        result = None
+        try:
+            result = self._examine(lane, job, PATIENCE_S, _nothing)
+        finally:
+            with self._taking:
+                self._may_put_off -= 1
+                if result is not None and result.ruling.outcome == "timeout":
+                    self._put_off.append(job)
+                    result = None
+                self._taking.notify_all()
+        return result
+
+    def _examine(
+        self, lane: _Lane, job: Job[KeyT], most_s: float, on_slow: Callable[[], None]
+    ) -> Examined[KeyT]:
         examination = job.examination
         failure = SandboxError("stopped")
         for attempt in range(1, ATTEMPTS + 1):
@@ -198,6 +238,7 @@ class _Pool(Generic[KeyT]):
                     examination.setup,
                     [(check.kind, check.source) for check in examination.checks],
                     job.limits,
+                    most_s=most_s,
                     marker=secrets.token_hex(16) if examination.evidence == "completion" else "",
                     careful=attempt > 1,
                     patience_s=PATIENCE_S,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import marshal
+import math
 import os
 import select
 import signal
@@ -148,6 +149,7 @@ class Zygote:
         tests: Sequence[tuple[str, str]],
         limits: Limits,
         *,
+        most_s: float = math.inf,
         marker: str,
         careful: bool,
         patience_s: float,
@@ -160,6 +162,7 @@ class Zygote:
             setup: runs after it.
             tests: kind and source of each, see `judge.Check`.
             limits: what it may use.
+            most_s: seconds on the clock after which it is ended, whatever its limits.
             marker: sent back by tests that run whole.
             careful: compile it in its own process, not in the zygote.
             patience_s: after so long, `on_slow` is called, once.
@@ -176,7 +179,7 @@ class Zygote:
             "marker": marker,
             "careful": careful,
             "time_s": limits.time_s,
-            "clock_s": limits.clock_s,
+            "clock_s": min(limits.clock_s, most_s),
             "memory_bytes": limits.memory_bytes,
             "output_bytes": limits.output_bytes,
         }
