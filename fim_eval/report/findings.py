@@ -1,0 +1,248 @@
+"""What a report finds: every number of it, as `report.json` holds them. Facts only, no behaviour.
+
+Rates are in [0, 1]; distances in characters; probabilities of tests are two-sided. A number that is
+not known is None, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fim_eval.records import Record
+from fim_eval.words import Infills, Kind, Policy, Strategy
+
+Metric = Literal[
+    "exact_match",
+    "exact_match_rstrip",
+    "edit_similarity",
+    "edit_distance",
+    "pass_at_1",
+    "pass_at_1_sensitive",
+    "bits_per_character",
+]
+
+
+class Estimate(Record):
+    """A number over tasks, with its 95 % interval from a bootstrap clustered by problem."""
+
+    value: float | None
+    """None where something is unresolved, or nothing is known."""
+
+    least: float | None
+    """The number if everything unresolved went the worst way; as `value` where nothing is."""
+
+    most: float | None
+    """The number if it went the best way."""
+
+    low: float | None
+    """Of the interval around `least`."""
+
+    high: float | None
+    """Of the interval around `most`."""
+
+    tasks: int
+    """That it is over, unresolved ones included."""
+
+    problems: int
+    """That these were cut from: the clusters."""
+
+
+class Row(Record):
+    """One model, strategy, kind and policy: a row of the main table."""
+
+    model: str
+    parameters: int | None
+    """None: not in our table of models."""
+
+    infills: Infills
+    strategy: Strategy
+    kind: Kind
+    policy: Policy
+    tasks: int
+    answered: int
+    unjudged: int
+    """Answered tasks without a verdict: unresolved in rates of passed tests."""
+
+    judged: bool
+    sensitive_tasks: int | None
+    metrics: dict[Metric, Estimate]
+    wilson: dict[Metric, tuple[float, float]]
+    """For rates, where no problem has two tasks and nothing is unresolved; else empty."""
+
+    edit_distance_quartiles: tuple[float, float, float] | None
+    """First quartile, median, third, over answered tasks."""
+
+    truncated: int
+    no_end: int
+    ran_past: int
+    outcomes: dict[str, int]
+    """Answered tasks by verdict (`words.VerdictOutcome`); empty if not judged."""
+
+    failures: dict[str, int]
+    """Unanswered tasks by reason (`words.FailureReason`), `not-asked` those never asked."""
+
+    latency_s: tuple[float, float, float] | None
+    """Of whole answers: median, 95th and 99th percentile."""
+
+    completion_tokens: int | None
+    wall_s: float | None
+    tokens_per_s: float | None
+
+
+class Pair(Record):
+    """Two models on the tasks that both were asked, alike in strategy, kind and policy."""
+
+    smaller: str
+    """The one with fewer parameters; by name where that is not known."""
+
+    larger: str
+    strategy: Strategy
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    difference: Estimate
+    """Larger minus smaller, paired by task."""
+
+    both: int | None
+    """Tasks that both have right; these four are None for metrics that are no rates."""
+
+    only_smaller: int | None
+    only_larger: int | None
+    neither: int | None
+    p_mcnemar: float | None
+    """Exact, on problems: those whose tasks one model has right more often than the other."""
+
+    p_permutation: float | None
+    """Of the difference over tasks, signs drawn per problem."""
+
+    p_holm: float | None
+    """`p_permutation` after Holm, over all pairs of the same strategy, kind, policy and metric."""
+
+    noise: float | None
+    """Share of tasks that change when the same is asked again; None: not audited."""
+
+    detectable: float | None
+    """The least difference that this design finds in four of five studies, at 5 %."""
+
+    finding: Literal["larger better", "smaller better", "no difference shown", "below the noise"]
+
+
+class Trend(Record):
+    """How a metric goes up with size."""
+
+    strategy: Strategy
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    models: tuple[str, ...]
+    """By size, smallest first."""
+
+    parameters: tuple[int, ...]
+    slope: Estimate
+    """Per doubling of the parameters."""
+
+    note: str
+    """What a reader must know of it: how few sizes, and that it goes no further than they do."""
+
+
+class Breakdown(Record):
+    """A metric of one model on a part of the tasks."""
+
+    model: str
+    strategy: Strategy
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    by: Literal["length", "position", "part", "split", "dataset"]
+    """Length of the reference in characters; position of the hole in its program, in fifths; part
+    of the syntax tree; split; data set."""
+
+    group: str
+    order: int
+    """Of the group among those of `by`."""
+
+    estimate: Estimate
+
+
+class Noise(Record):
+    """What changed when a part of a run's tasks was asked again."""
+
+    model: str
+    strategy: Strategy
+    tasks: int
+    text_changed: int
+    exact_match_changed: int
+    passed_changed: int | None
+    """None: not judged."""
+
+
+class Beside(Record):
+    """A number of ours beside a published one of the same model on the official tasks."""
+
+    model: str
+    strategy: Strategy
+    kind: Kind
+    metric: Metric
+    ours: Estimate
+    published: float
+    source: str
+
+
+class Run(Record):
+    """Where a part of the numbers comes from."""
+
+    path: str
+    model: str
+    strategy: Strategy
+    dataset: str
+    created_at: str
+    code_revision: str | None
+    server: str
+    """Base URL without credentials, version and fingerprint."""
+
+    prompt_form: Literal["ids", "text"]
+    isolation: str | None
+    """None: not judged."""
+
+    manifest: dict[str, object]
+    """The whole of `manifest.json`."""
+
+
+class Check(Record):
+    """Ceiling or floor of the judge on the problems at hand."""
+
+    name: Literal["ceiling", "floor"]
+    passed: int
+    tasks: int
+    detail: str
+
+
+class Findings(Record):
+    """All that a report says. `report.json`."""
+
+    format: Literal[1] = 1
+    made_at: str
+    """UTC, ISO 8601."""
+
+    fim_eval_version: str
+    seed: int
+    resamples: int
+    headline_policy: dict[Kind, Policy]
+    """The policy that the answer is told under: that of the literature for the kind."""
+
+    answer: tuple[str, ...]
+    """The answer in words, the first sentence by itself enough."""
+
+    caveats: tuple[str, ...]
+    """What a reader must know before believing it: unresolved tasks, disputed models, noise."""
+
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+    trends: tuple[Trend, ...]
+    breakdowns: tuple[Breakdown, ...]
+    noise: tuple[Noise, ...]
+    beside: tuple[Beside, ...]
+    checks: tuple[Check, ...]
+    runs: tuple[Run, ...]
+    definitions: dict[str, str]
+    """Of every metric and test, in a sentence."""
