@@ -54,6 +54,7 @@ from fim_eval.postprocess import continuation, filled_middle
 from fim_eval.prompt import (
     FILL_END_TOKENS,
     MAX_TOKENS,
+    Remembering,
     build_prompt,
     candidate_scoring,
     gold_scoring,
@@ -249,6 +250,7 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
             f"{recipe.strategy}: {asked[0]} would be a worked example and is asked, too"
         )
     more = FILL_END_TOKENS if recipe.strategy == "fewshot" else 0
+    remembering = None if encoder is None else Remembering(encoder)
     prompts = []
     for task in tasks:
         prompt = build_prompt(
@@ -258,7 +260,7 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
             max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind] + more,
             model=recipe.model,
             card=card,
-            encoder=encoder,
+            encoder=remembering,
             examples=recipe.examples,
             named=named,
         )
