@@ -234,9 +234,7 @@ class _Judging:
             session = self._sessions[folder]
             folder.add_verdict(verdict.model_copy(update={"session": session}))
         names = {candidate.problem_id for candidate in todo.values()}
-        references = self._references(
-            names | {verdict.problem_id for _, verdict in self._sharing}, todo
-        )
+        references = self._references(names | {verdict.problem_id for _, verdict in self._sharing})
         jobs: list[Job[str]] = []
         for key, candidate in todo.items():
             if key not in self._waiting:
@@ -280,9 +278,7 @@ class _Judging:
                     waiting.append(folder)
         return todo
 
-    def _references(
-        self, names: set[str], todo: Mapping[str, Candidate]
-    ) -> dict[str, ReferenceRun]:
+    def _references(self, names: set[str]) -> dict[str, ReferenceRun]:
         """What each problem's own reference comes to: stored by an earlier session, or run now."""
         known: dict[str, ReferenceRun] = {}
         for folder in self._folders.values():
@@ -300,7 +296,8 @@ class _Judging:
                 continue
             known[name] = self._reference(name, result)
             key = program_key(result.job.program, result.job.examination.tests_sha256)
-            if outcome == "passed" and key in todo:
+            # Two problems may be the same (MBPP/199 and 388): one verdict for both.
+            if outcome == "passed" and key in self._waiting:
                 self._conclude(key, result)
         for name, reference in known.items():
             if reference.outcome != "passed":
