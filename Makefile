@@ -13,6 +13,9 @@ SMOLLM2 := .cache/smollm2-135m
 # What `make eval` and `make serve-*` take. Empty: the default of the command.
 MBPP ?= mbpp
 SPLIT ?= test
+KIND ?=
+PER_PROBLEM ?=
+SEED ?=
 OUT ?= runs/eval
 ENDPOINT ?=
 MODEL ?=
@@ -38,7 +41,8 @@ option = $(if $($(2)),$(1) "$($(2))")
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
+	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
+	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
@@ -48,7 +52,9 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 	$(PYTHON) servers/with_server.py smollm2 --log runs/demo/server.log -- \
 	  $(BIN)/fim-eval eval --problems starter --out runs/demo
 
-evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
+holes = $(call option,--kind,KIND) $(call option,--per-problem,PER_PROBLEM) $(call option,--seed,SEED)
+
+evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes) --out "$(OUT)" --servers servers \
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--format,FORMAT) \
@@ -65,7 +71,7 @@ eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all o
 verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval
 	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged))
 selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge
-	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(judged))
+	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(holes) $(judged))
 doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, servers that answer
 	$(BIN)/fim-eval doctor --servers servers
 
