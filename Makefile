@@ -26,6 +26,8 @@ TOKENIZER ?=
 FORMAT ?=
 LIMIT ?=
 CONCURRENCY ?=
+BATCH ?=
+SHARD ?=
 API_KEY_ENV ?=
 NO_VERIFY ?=
 ISOLATION ?=
@@ -43,7 +45,8 @@ help: ## This list
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
 	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
-	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N'
+	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
+	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
 
@@ -58,7 +61,8 @@ evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes)
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--format,FORMAT) \
-  $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
+  $(call option,--limit,LIMIT) $(call option,--max-concurrency,CONCURRENCY) \
+  $(call option,--batch,BATCH) $(call option,--shard,SHARD) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 
 judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)

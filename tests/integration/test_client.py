@@ -171,8 +171,18 @@ class TestAnAnswer:
         completion = await answer(Endpoint(ok(stop_reason=32010)), ID_PROMPT)
         assert completion.stop_reason == 32010
 
-    async def test_without_usage_or_fingerprint_leaves_them_unknown(self) -> None:
+    async def test_without_usage_counts_its_ids(self) -> None:
         bare = {name: ANSWER[name] for name in ("model", "choices")}
+        completion = await answer(Endpoint(httpx.Response(200, json=bare)))
+        assert completion.token_ids is not None
+        assert completion.completion_tokens == len(completion.token_ids) == 4
+
+    async def test_without_usage_ids_or_fingerprint_leaves_them_unknown(self) -> None:
+        (choice,) = ANSWER["choices"]
+        bare = {
+            "model": ANSWER["model"],
+            "choices": [{name: choice[name] for name in ("text", "finish_reason")}],
+        }
         completion = await answer(Endpoint(httpx.Response(200, json=bare)))
         assert completion.prompt_tokens is None
         assert completion.completion_tokens is None
