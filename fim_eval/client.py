@@ -32,7 +32,7 @@ from fim_eval.records import (
     Scoring,
     Timeouts,
 )
-from fim_eval.transport import LONGEST_DETAIL, describe, error_message, is_timeout
+from fim_eval.transport import LONGEST_DETAIL, Http, describe, error_message, is_timeout
 from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 AnswerT = TypeVar("AnswerT")
@@ -89,7 +89,7 @@ class Client:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: Http,
         *,
         model: str,
         answers_as: str | None,
@@ -397,11 +397,7 @@ class Client:
         watched = self._health.watched() if self._health else contextlib.nullcontext()
         try:
             async with watched:
-                response = await self.http.post(
-                    "completions",
-                    content=orjson.dumps(whole),
-                    headers={"Content-Type": "application/json"},
-                )
+                response = await self.http.post_completions(orjson.dumps(whole))
         except HungError as error:
             raise _NoAnswerError("timeout", str(error)) from error
         except httpx.TransportError as error:

@@ -23,8 +23,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
-
 from fim_eval.client import Client
 from fim_eval.crew import Post, requests_waiting, work_off
 from fim_eval.errors import EndpointError, ServerChangedError
@@ -66,7 +64,7 @@ from fim_eval.records import (
 from fim_eval.rerank import first_of_each, ranking
 from fim_eval.server import list_models
 from fim_eval.tokenizer import Tokenizer
-from fim_eval.transport import check_base_url, open_http
+from fim_eval.transport import Http, check_base_url, open_http
 from fim_eval.words import Scored
 
 Asked = Prompt | Scoring
@@ -218,16 +216,17 @@ async def run(
             while pending:
                 await session.ask(pending, stop)
                 asked += len(pending)
-                outcomes = read_outcomes(request.out)
+                if stop.is_set() or request.recipe.strategy != "lr-rerank":
+                    break
                 # What candidates have made possible: their programs can be scored now.
+                outcomes = read_outcomes(request.out)
                 known = set(map(_key, wanted))
                 wanted = _wanted(request, prepared, outcomes)
                 pending = [one for one in _pending(wanted, outcomes) if _key(one) not in known]
-                if stop.is_set():
-                    break
                 if pending:
                     on_start(len(wanted), len(pending))
-            _rank(prepared, read_outcomes(request.out), directory)
+            if request.recipe.strategy == "lr-rerank":
+                _rank(prepared, read_outcomes(request.out), directory)
     return _result(request, prepared, before, asked=asked, was_stopped=stop.is_set())
 
 
@@ -285,7 +284,7 @@ class _Session:
 
     def _client(
         self,
-        http: httpx.AsyncClient,
+        http: Http,
         answers_as: str | None,
         *,
         timeouts: Timeouts | None = None,
@@ -305,7 +304,7 @@ class _Session:
             on_overload=on_overload,
         )
 
-    def _post(self, url: str, http: httpx.AsyncClient, server: ServerIdentity) -> Post[Work]:
+    def _post(self, url: str, http: Http, server: ServerIdentity) -> Post[Work]:
         request = self._request
         once = request.timeouts.model_copy(update={"attempts": 1})
         looking = self._client(http, server.answers_as, timeouts=once)

@@ -14,7 +14,7 @@ import pytest
 from fim_eval.client import Client, retry_after_s
 from fim_eval.errors import EndpointError
 from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
-from fim_eval.transport import open_http
+from fim_eval.transport import Http, open_http
 from fim_eval.words import FailureReason
 from tests.integration.fake_server import RawServer, read_request
 
@@ -106,10 +106,11 @@ class Endpoint:
         clock_ns: Callable[[], int] | None = None,
         key: str | None = None,
     ) -> Completion | RequestFailure:
-        async with httpx.AsyncClient(
-            transport=httpx.MockTransport(self._answer),
-            base_url="http://model.test/v1/",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+        async with Http(
+            httpx.MockTransport(self._answer),
+            "http://model.test/v1/",
+            {"Authorization": f"Bearer {key}"} if key else {},
+            httpx.Timeout(5.0),
         ) as http:
             client = Client(
                 http,
