@@ -165,12 +165,14 @@ class MockServer:
         if self._is_full(len(prompts)):
             return _refusal(503, "The server is overloaded")
         # The sign of life of a client is no part of what is rehearsed.
-        fault = self._next_fault() if body["max_tokens"] > 1 else None
+        fault = self._next_fault() if body.get("max_tokens", 16) > 1 else None
         if fault is not None:
             self.faults[fault] += 1
             early = await self._before_work(fault, request, now)
             if early is not None:
                 return early
+        if body.get("stream"):
+            return await self._streamed(request, body, prompts[0], fault)
         choices = await asyncio.gather(
             *(self._choice(body, place, prompt) for place, prompt in enumerate(prompts))
         )
@@ -222,7 +224,7 @@ class MockServer:
         known = self._known(prompt) or Known(" pass", (_id_of(" pass"),))
         if self._is_corrupted(prompt):
             known = Known(" " + known.text, (*known.ids[:1], *known.ids))
-        ids = known.ids[: body["max_tokens"]]
+        ids = known.ids[: body.get("max_tokens", 16)]
         whole = len(ids) == len(known.ids)
         self._waiting += 1
         async with self._places:
@@ -246,6 +248,7 @@ class MockServer:
             "token_ids": ids if returned else None,
             "prompt_token_ids": sent if returned else None,
             "prompt_logprobs": None,
+            "_tokens": len(ids),
         }
         if "prompt_logprobs" in body:
             choice["prompt_logprobs"] = [
@@ -253,6 +256,66 @@ class MockServer:
                 *({str(one): {"logprob": -1.0, "rank": 1}} for one in sent[1:]),
             ]
         return choice
+
+    async def _streamed(
+        self, request: web.Request, body: dict[str, Any], prompt: Any, fault: Fault | None
+    ) -> web.StreamResponse:
+        """One prompt, token by token, as server-sent events."""
+        known = self._known(prompt) or Known(" pass", (_id_of(" pass"),))
+        ids = known.ids[: body.get("max_tokens", 16)]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def send(choices: list[dict[str, Any]], **more: object) -> None:
+            event = {
+                "id": "cmpl-mock",
+                "object": "text_completion",
+                "model": self.behaviour.model,
+                "system_fingerprint": self.behaviour.fingerprint,
+                "choices": choices,
+                **more,
+            }
+            await response.write(b"data: " + orjson.dumps(event) + b"\n\n")
+
+        async with self._places:
+            await asyncio.sleep(self.behaviour.first_token_s)
+            for place, token in enumerate(ids):
+                if self.behaviour.per_token_s:
+                    await asyncio.sleep(self.behaviour.per_token_s)
+                if fault == "error-in-body" and place == 1:
+                    error = {"message": "EngineCore encountered an issue", "code": 500}
+                    await response.write(
+                        b"data: " + orjson.dumps({"error": error}) + b"\n\ndata: [DONE]\n\n"
+                    )
+                    return response
+                if fault == "reset-in-body" and place == 1:
+                    _close(request)
+                    raise ConnectionResetError("on purpose")
+                is_last = place == len(ids) - 1
+                reason = "stop" if len(ids) == len(known.ids) else "length"
+                await send(
+                    [
+                        {
+                            "index": 0,
+                            "text": known.text[place : place + 1]
+                            if place < len(ids) - 1
+                            else known.text[place:],
+                            "token_ids": [token],
+                            "prompt_token_ids": prompt if place == 0 else None,
+                            "finish_reason": reason if is_last else None,
+                            "stop_reason": None,
+                        }
+                    ]
+                )
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = {
+                "prompt_tokens": len(prompt),
+                "completion_tokens": len(ids),
+                "total_tokens": len(prompt) + len(ids),
+            }
+            await send([], usage=usage)
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     def _is_corrupted(self, prompt: Any) -> bool:
         if not self.behaviour.corrupted:
@@ -278,7 +341,7 @@ class MockServer:
             "system_fingerprint": self.behaviour.fingerprint,
             "usage": {
                 "prompt_tokens": sum(map(len, prompts)),
-                "completion_tokens": sum(len(choice["token_ids"] or ()) for choice in choices),
+                "completion_tokens": sum(choice.pop("_tokens") for choice in choices),
             },
         }
         match fault:
