@@ -1,0 +1,30 @@
+"""From values per task to sums per cluster, which are all that resampling needs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def cluster_sums(values: Floats, clusters: Integers) -> Floats:
+    """Sums of each cluster's values.
+
+    Args:
+        values: tasks × columns.
+        clusters: of each task, ascending: the tasks of a cluster stand together.
+
+    Returns:
+        Clusters × columns, in the order of `clusters`.
+
+    >>> cluster_sums(np.array([[1.0], [2.0], [4.0]]), np.array([7, 7, 9])).tolist()
+    [[3.0], [4.0]]
+    """
+    if len(clusters) == 0:
+        return np.zeros((0, values.shape[1]))
+    if (np.diff(clusters) < 0).any():
+        raise ValueError("clusters must ascend")
+    starts = np.flatnonzero(np.diff(clusters, prepend=clusters[0] - 1))
+    return np.add.reduceat(values, starts, axis=0)
