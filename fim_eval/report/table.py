@@ -18,18 +18,22 @@ from fim_eval.judge import program_key
 from fim_eval.metrics import score_columns
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
 from fim_eval.prompt import FILL_END
-from fim_eval.records import Completion, InfillTask, Likelihood
+from fim_eval.records import Completion, InfillTask, Likelihood, RequestFailure, RunIdentity
 from fim_eval.verdicts import read_references, read_sessions, read_verdicts
-from fim_eval.words import NO_VERDICT, Strategy, VerdictOutcome
+from fim_eval.words import NO_VERDICT, Policy, Strategy, VerdictOutcome
 
 GROUP = ("model", "strategy", "kind", "policy")
+NOT_ASKED = "not-asked"
+"""Of a task that stands in no line of the journal."""
 
 
 def score_run(path: Path) -> pl.DataFrame:
     """One row per task and policy of the run directory at `path`.
 
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
-    str, policy str, problem_id str, task_id str, answered bool; the columns of
+    str, policy str, problem_id str, task_id str, part str (a `words.BlockPart`; null but for
+    blocks), prefix_characters, reference_characters, program_characters i64, answered bool, failure
+    str (a `words.FailureReason` or `not-asked`; null where answered); the columns of
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
     ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
     `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
@@ -45,41 +49,52 @@ def score_run(path: Path) -> pl.DataFrame:
     outcomes = read_outcomes(path)
     asked_gold = any(segment.gold for segment in read_segments(path))
     strategy = manifest.identity.strategy
-    rows = []
-    answers: list[str] = []
-    references: list[str] = []
-    for policy in POLICIES:
-        for task in read_tasks(path):
-            answer = outcomes.answer(task.task_id, strategy)
-            gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
-            known = gold if isinstance(gold, Likelihood) else None
-            middle = filled_middle(policy, answer.text, task) if answer else ""
-            verdict = judged.outcome(task, middle) if answer else None
-            empty = judged.outcome(task, "")
-            rows.append(
-                (
-                    policy, task.kind, task.problem_id, task.task_id, answer is not None,
-                    answer and answer.finish_reason == "length",
-                    answer and _ended(answer),
-                    answer and _ran_past(answer, task),
-                    answer and _tokens(outcomes, task, strategy),
-                    answer and answer.segment,
-                    answer and answer.sent_ns, answer and answer.elapsed_ns,
-                    judged.sessions > 0, verdict, verdict and verdict == "passed",
-                    empty and empty != "passed",
-                    asked_gold, known and _bits(known.logprobs), known and known.characters,
-                    known and (_bits(known.end_logprobs) if known.end_logprobs else None),
-                )
-            )  # fmt: skip
-            answers.append(middle)
-            references.append(task.middle)
+    rows: dict[Policy, list[tuple[object, ...]]] = {policy: [] for policy in POLICIES}
+    answers: dict[Policy, list[str]] = {policy: [] for policy in POLICIES}
+    tasks = read_tasks(path)
+    for task in tasks:
+        answer = outcomes.answer(task.task_id, strategy)
+        gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
+        known = gold if isinstance(gold, Likelihood) else None
+        empty = judged.outcome(task, "")
+        middles = {
+            policy: filled_middle(policy, answer.text, task) if answer else ""
+            for policy in POLICIES
+        }
+        of_task = (
+            task.kind, task.problem_id, task.task_id, task.part, len(task.prefix),
+            len(task.middle), len(task.prefix + task.middle + task.suffix), answer is not None,
+            None if answer else _failure(outcomes, task, manifest.identity),
+            answer and answer.finish_reason == "length",
+            answer and _ended(answer),
+            # Shorter by more than the newline that a policy may add.
+            answer and len(middles["suffix-overlap"]) < len(answer.text),
+            answer and _tokens(outcomes, task, strategy),
+            answer and answer.segment,
+            answer and answer.sent_ns, answer and answer.elapsed_ns,
+            judged.sessions > 0, empty and empty != "passed",
+            asked_gold, known and _bits(known.logprobs), known and known.characters,
+            known and (_bits(known.end_logprobs) if known.end_logprobs else None),
+        )  # fmt: skip
+        verdicts: dict[str, VerdictOutcome | None] = {}
+        for policy, middle in middles.items():
+            if answer and middle not in verdicts:
+                verdicts[middle] = judged.outcome(task, middle)
+            verdict = verdicts.get(middle)
+            rows[policy].append((policy, *of_task, verdict, verdict and verdict == "passed"))
+            answers[policy].append(middle)
     card = manifest.card
     schema = {
         "policy": pl.String,
         "kind": pl.String,
         "problem_id": pl.String,
         "task_id": pl.String,
+        "part": pl.String,
+        "prefix_characters": pl.Int64,
+        "reference_characters": pl.Int64,
+        "program_characters": pl.Int64,
         "answered": pl.Boolean,
+        "failure": pl.String,
         "truncated": pl.Boolean,
         "ended": pl.Boolean,
         "ran_past": pl.Boolean,
@@ -88,16 +103,21 @@ def score_run(path: Path) -> pl.DataFrame:
         "sent_ns": pl.Int64,
         "elapsed_ns": pl.Int64,
         "judged": pl.Boolean,
-        "verdict": pl.String,
-        "passed": pl.Boolean,
         "sensitive": pl.Boolean,
         "asked_gold": pl.Boolean,
         "gold_bits": pl.Float64,
         "gold_characters": pl.Int64,
         "gold_end_bits": pl.Float64,
+        "verdict": pl.String,
+        "passed": pl.Boolean,
     }
-    scores = score_columns(answers, references)
-    frame = pl.DataFrame(rows, schema=schema, orient="row").hstack(scores)
+    scores = score_columns(
+        [middle for policy in POLICIES for middle in answers[policy]],
+        [task.middle for _ in POLICIES for task in tasks],
+    )
+    frame = pl.DataFrame(
+        [row for policy in POLICIES for row in rows[policy]], schema=schema, orient="row"
+    ).hstack(scores)
     return frame.with_columns(
         pl.lit(manifest.identity.model).alias("model"),
         pl.lit(card.parameters if card else None, dtype=pl.Int64).alias("parameters"),
@@ -105,6 +125,16 @@ def score_run(path: Path) -> pl.DataFrame:
         pl.lit(strategy).alias("strategy"),
         *(pl.when("answered").then(name).alias(name) for name in scores.columns),
     )
+
+
+def _failure(outcomes: Outcomes, task: InfillTask, identity: RunIdentity) -> str:
+    """Why a task has no answer: its first failure, or that it was never asked."""
+    for index in range(identity.samples):
+        key = (task.task_id, identity.strategy, index)
+        for found in (outcomes.generations.get(key), outcomes.likelihoods.get((*key, "candidate"))):
+            if isinstance(found, RequestFailure):
+                return found.reason
+    return NOT_ASKED
 
 
 def _ended(answer: Completion) -> bool:
@@ -130,12 +160,6 @@ def _tokens(outcomes: Outcomes, task: InfillTask, strategy: Strategy) -> int | N
 def _bits(logprobs: Sequence[float]) -> float:
     """Information of tokens in bits: the sum of -log2 p."""
     return -math.fsum(logprobs) / math.log(2)
-
-
-def _ran_past(answer: Completion, task: InfillTask) -> bool:
-    """Whether the answer goes on to repeat the suffix."""
-    # Shorter by more than the newline that a policy may add.
-    return len(filled_middle("suffix-overlap", answer.text, task)) < len(answer.text)
 
 
 class _Judged:
