@@ -7,6 +7,7 @@ rates of passed tests, with an answer that has no verdict.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +32,10 @@ def score_run(path: Path) -> pl.DataFrame:
     """One row per task and policy of the run directory at `path`.
 
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
-    str, policy str, problem_id str, task_id str, part str (a `words.BlockPart`; null but for
-    blocks), prefix_characters, reference_characters, program_characters i64, answered bool, failure
-    str (a `words.FailureReason` or `not-asked`; null where answered); the columns of
+    str, policy str, problem_id str, task_id str, task_sha256 str (of its prefix, middle and
+    suffix), part str (a `words.BlockPart`; null but for blocks), prefix_characters,
+    reference_characters, program_characters i64, answered bool, failure str (a
+    `words.FailureReason` or `not-asked`; null where answered); the columns of
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
     ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
     `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
@@ -62,9 +64,9 @@ def score_run(path: Path) -> pl.DataFrame:
             for policy in POLICIES
         }
         of_task = (
-            task.kind, task.problem_id, task.task_id, task.part, len(task.prefix),
-            len(task.middle), len(task.prefix + task.middle + task.suffix), answer is not None,
-            None if answer else _failure(outcomes, task, manifest.identity),
+            task.kind, task.problem_id, task.task_id, _task_sha256(task), task.part,
+            len(task.prefix), len(task.middle), len(task.prefix + task.middle + task.suffix),
+            answer is not None, None if answer else _failure(outcomes, task, manifest.identity),
             answer and answer.finish_reason == "length",
             answer and _ended(answer),
             # Shorter by more than the newline that a policy may add.
@@ -89,6 +91,7 @@ def score_run(path: Path) -> pl.DataFrame:
         "kind": pl.String,
         "problem_id": pl.String,
         "task_id": pl.String,
+        "task_sha256": pl.String,
         "part": pl.String,
         "prefix_characters": pl.Int64,
         "reference_characters": pl.Int64,
@@ -125,6 +128,11 @@ def score_run(path: Path) -> pl.DataFrame:
         pl.lit(strategy).alias("strategy"),
         *(pl.when("answered").then(name).alias(name) for name in scores.columns),
     )
+
+
+def _task_sha256(task: InfillTask) -> str:
+    content = "\0".join((task.prefix, task.middle, task.suffix))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _failure(outcomes: Outcomes, task: InfillTask, identity: RunIdentity) -> str:
@@ -255,7 +263,7 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         summary.join(wall, on=GROUP, how="left", maintain_order="left")
         .with_columns((pl.col("completion_tokens") / pl.col("wall_s")).alias("tokens_per_s"))
         .sort(
-            "parameters", "model", pl.col("strategy").replace_strict(_ORDER, default=9),
+            "parameters", "model", pl.col("strategy").replace_strict(STRATEGY_ORDER, default=9),
             "kind", pl.col("policy").replace_strict({p: i for i, p in enumerate(POLICIES)}),
             nulls_last=True,
         )
@@ -273,7 +281,7 @@ def _pass_rate(name: str, passed: pl.Expr, judged: pl.Expr) -> list[pl.Expr]:
     ]
 
 
-_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-psm": 3, "fim-spm": 4}
+STRATEGY_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-psm": 3, "fim-spm": 4}
 
 
 def _wall_s(scores: pl.DataFrame) -> pl.DataFrame:
