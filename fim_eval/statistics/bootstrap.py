@@ -21,8 +21,8 @@ _NORMAL = NormalDist()
 _COLUMNS = 256
 """Columns at a time: 20 MB of ratios for 10,000 resamples."""
 
-_RESAMPLES = 2_000
-"""Resamples drawn at a time."""
+_RESAMPLES = 200
+"""Resamples drawn at a time: their counts fit in a cache."""
 
 
 def intervals(
@@ -150,8 +150,11 @@ def _ratios(counts: Floats, numerators: Floats, denominators: Floats) -> Floats:
     """Columns × resamples; NaN where the denominator is 0."""
     above = numerators.T @ counts.T
     # Most columns share their denominators: tasks per problem.
-    kinds, place = np.unique(denominators, axis=1, return_inverse=True)
-    below = (kinds.T @ counts.T)[place.ravel()]
+    kinds: dict[bytes, int] = {}
+    rows = np.ascontiguousarray(denominators.T)
+    place = [kinds.setdefault(row.tobytes(), number) for number, row in enumerate(rows)]
+    firsts, place_of = np.unique(place, return_inverse=True)
+    below = (rows[firsts] @ counts.T)[place_of]
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios: Floats = np.where(below == 0, np.nan, above / below)
     return ratios

@@ -83,9 +83,10 @@ def suite(problems: int, kinds: Sequence[Kind], *, lines: int = 1, seed: int = 0
     count = lines * len(kinds)
     for number in range(problems):
         name = f"Made/{number}"
+        numbers = [draw.getrandbits(draw.randrange(4, 90)) for _ in range(count)]
         body = [
-            f"    value_{line} = {'abcdefgh'[line % 8]} * {draw.getrandbits(draw.randrange(4, 90))}\n"
-            for line in range(count)
+            f"    value_{line} = {'abcdefgh'[line % 8]} * {factor}\n"
+            for line, factor in enumerate(numbers)
         ]
         code = f"def solve_{number}(a, b, c, d, e, f, g, h):\n" + "".join(body) + "    return a\n"
         split = ("test", "train", "validation")[number % 3]
