@@ -17,7 +17,7 @@ from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.options import FAILED
-from fim_eval.cli.reporting import report
+from fim_eval.cli.reporting import compare, report
 from fim_eval.errors import FimEvalError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command(name="eval")(eval_)
 app.command()(calibrate)
 app.command()(verify)
 app.command()(report)
+app.command()(compare)
 app.command()(judge)
 app.command()(selfcheck)
 app.command()(doctor)

@@ -68,6 +68,61 @@ def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, see
     say(f"{folder}: {', '.join(path.name for path in written)}")
 
 
+LISTED = 20
+"""Flipped tasks that a terminal lists of each kind; --json has all."""
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run directory.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same tasks.")],
+    policy: Annotated[
+        Policy, typer.Option("--policy", help="Truncation policy that answers are scored under.")
+    ] = "reference-lines",
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=100, help="Draws of every interval and test.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print it as JSON, with every flipped task.")
+    ] = False,
+) -> None:
+    """What flipped between two runs of the same tasks: another server, version or model."""
+    from rich.console import Console
+
+    from fim_eval.cli.judging import cores
+    from fim_eval.report import compare as compared
+    from fim_eval.report import find_runs, read_scored, show_comparison
+    from fim_eval.terminal import printable
+
+    paths = find_runs([first]) + find_runs([second])
+    if len(paths) != 2:
+        raise typer.BadParameter(f"{len(paths)} run directories are named; compare takes two")
+    one, other = read_scored(paths, workers=cores())
+    found = compared(one, other, policy, seed=seed, resamples=resamples)
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=1) + "\n")
+        return
+    for name, values in found.differing.items():
+        before, now = (printable(str(value)) for value in values)
+        say(f"{name}: {before} in the first, {now} in the second")
+    if found.only_in_first or found.only_in_second:
+        say(
+            f"{found.only_in_first} tasks are only in the first, {found.only_in_second} only in "
+            "the second; they are left out"
+        )
+    if not any(flip.metric == "passed" for flip in found.flips):
+        say("passed tests are not compared: only judged runs have them (`fim-eval verify`)")
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(show_comparison(found))
+    for flip in found.flips:
+        for word, names in (("changed" if flip.metric == "text" else "gained", flip.gained),
+                            ("lost", flip.lost)):  # fmt: skip
+            for name in names[:LISTED]:
+                sys.stdout.write(f"{flip.metric} {word}: {printable(name)}\n")
+            if len(names) > LISTED:
+                say(f"{flip.metric} {word}: {len(names) - LISTED} more; --json lists all")
+
+
 def named_policies(names: str) -> tuple[Policy, ...]:
     """The policies of a list with commas."""
     known = get_args(Policy)
