@@ -26,6 +26,7 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.lines import AppendFile, FolderLock, create, json_lines, read_lines
 from fim_eval.records import (
     Completion,
+    Imported,
     InfillTask,
     Likelihood,
     Outcome,
@@ -53,7 +54,9 @@ Key = tuple[str, str, int]
 ScoringKey = tuple[str, str, int, Scored]
 """task_id, strategy, sample_index, scored."""
 
-_OUTCOME: TypeAdapter[Completion | RequestFailure | Likelihood | Ranking] = TypeAdapter(Outcome)
+_OUTCOME: TypeAdapter[Completion | Imported | RequestFailure | Likelihood | Ranking] = TypeAdapter(
+    Outcome
+)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
 
 
@@ -76,7 +79,9 @@ class Outcomes:
     rankings: dict[str, Ranking] = field(default_factory=dict)
     """By task."""
 
-    def answer(self, task_id: str, strategy: Strategy) -> Completion | None:
+    imported: dict[Key, Imported] = field(default_factory=dict)
+
+    def answer(self, task_id: str, strategy: Strategy) -> Completion | Imported | None:
         """The completion that answers a task; None while it has no answer."""
         sample_index = 0
         if strategy == "lr-rerank":
@@ -85,8 +90,9 @@ class Outcomes:
                 return None
             ranked = ranking.by_sum if ranking.headline == "sum" else ranking.by_mean
             sample_index = ranked[0]
-        found = self.generations.get((task_id, strategy, sample_index))
-        return found if isinstance(found, Completion) else None
+        key = (task_id, strategy, sample_index)
+        found = self.generations.get(key) or self.imported.get(key)
+        return None if isinstance(found, RequestFailure) else found
 
 
 class RunDirectory:
@@ -163,7 +169,9 @@ class RunDirectory:
         with AppendFile(self.path / SEGMENTS) as segments:
             segments.append(segment)
 
-    def append(self, outcome: Completion | RequestFailure | Likelihood | Ranking) -> None:
+    def append(
+        self, outcome: Completion | Imported | RequestFailure | Likelihood | Ranking
+    ) -> None:
         """Write one outcome. When this returns, a kill of the process cannot lose it.
 
         Raises:
@@ -266,6 +274,10 @@ def read_outcomes(path: Path) -> Outcomes:
             case Ranking():
                 twice = outcome.task_id in found.rankings
                 found.rankings[outcome.task_id] = outcome
+            case Imported():
+                name = (outcome.task_id, outcome.strategy, outcome.sample_index)
+                twice = name in found.imported
+                found.imported[name] = outcome
             case Completion() | RequestFailure(scored=None):
                 key = key_of(outcome)
                 twice = isinstance(found.generations.get(key), Completion)

@@ -15,6 +15,7 @@ import typer
 from fim_eval.cli.asking import eval_, probe, prompts, run, tasks
 from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
+from fim_eval.cli.exchanging import export, import_
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.options import FAILED
 from fim_eval.cli.reporting import compare, report
@@ -35,6 +36,8 @@ app.command()(calibrate)
 app.command()(verify)
 app.command()(report)
 app.command()(compare)
+app.command()(export)
+app.command(name="import")(import_)
 app.command()(judge)
 app.command()(selfcheck)
 app.command()(doctor)

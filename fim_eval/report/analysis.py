@@ -364,7 +364,7 @@ def _row(study: _Study, cell: Cell, questions: Questions) -> Later[Row]:
             },
             edit_distance_quartiles=_quantiles(answered["edit_distance"], (0.25, 0.5, 0.75)),
             truncated=int(answered["truncated"].sum()),
-            no_end=len(answered) - int(answered["ended"].sum()),
+            no_end=int((~answered["ended"]).sum()),
             ran_past=int(answered["ran_past"].sum()),
             outcomes=_counts(answered["verdict"]),
             failures=_counts(frame["failure"]),
@@ -649,10 +649,13 @@ def _beside_one(
 
 def _run(run: ScoredRun) -> Run:
     manifest = run.manifest
-    server = manifest.server
-    parts = urlsplit(server.base_url)
-    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    told = (where, server.version and f"vLLM {server.version}", server.system_fingerprint)
+    server, imported = manifest.server, manifest.imported
+    if server.base_url is not None:
+        parts = urlsplit(server.base_url)
+        where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        told = (where, server.version and f"vLLM {server.version}", server.system_fingerprint)
+    else:
+        told = (f"unknown: imported from {imported.source}" if imported else "unknown", None, None)
     return Run(
         path=str(run.path),
         model=manifest.identity.model,
@@ -661,7 +664,7 @@ def _run(run: ScoredRun) -> Run:
         created_at=manifest.created_at,
         code_revision=manifest.code_revision,
         server=", ".join(word for word in told if word),
-        prompt_form=manifest.identity.prompt_form,
+        prompt_form=manifest.identity.prompt_form or "unknown",
         isolation=run.isolation,
         manifest=manifest.model_dump(mode="json"),
     )

@@ -335,6 +335,13 @@ def _of_asking(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
                 f"{_plain(row.model)}, {row.strategy}, {row.kind}: {row.truncated:,} of "
                 f"{row.answered:,} answers met the token limit and may have been cut short."
             )
+    for run in runs:
+        if run.manifest.imported is not None:
+            yield (
+                f"{_plain(run.manifest.identity.model)}, {run.manifest.identity.strategy}: "
+                "imported completions; how they were asked for, by which server, and how they "
+                "ended is not known here."
+            )
     versions = {run.manifest.identity.server_version for run in runs} - {None}
     if len(versions) > 1:
         names = ", ".join(sorted(map(str, versions)))

@@ -83,8 +83,15 @@ class Row(Record):
     """First quartile, median, third, over answered tasks."""
 
     truncated: int
+    """Answers known to have met the token limit. Of imported runs neither this nor the next is
+    known, which `Run.prompt_form` tells: none is counted."""
+
     no_end: int
+    """Answers known not to have ended by themselves."""
+
     ran_past: int
+    """Answers that go on to repeat the suffix."""
+
     outcomes: dict[str, int]
     """Answered tasks by verdict (`words.VerdictOutcome`); empty if not judged."""
 

@@ -39,12 +39,11 @@ def score_run(path: Path) -> pl.DataFrame:
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
     ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
     `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
-    null where unanswered; judged
-    bool (the run was, at least in part); verdict str (a `words.VerdictOutcome`) and passed bool,
-    null without a verdict; sensitive bool: the tests fail if the hole stays empty, null if that was
-    not judged; asked_gold bool (the reference answers' probability was asked), gold_bits f64 of the
-    reference middle, gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not
-    known.
+    null where unanswered, and in imported runs but for ran_past; judged bool (the run was, at least
+    in part); verdict str (a `words.VerdictOutcome`) and passed bool, null without a verdict;
+    sensitive bool: the tests fail if the hole stays empty, null if that was not judged; asked_gold
+    bool (the reference answers' probability was asked), gold_bits f64 of the reference middle,
+    gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not known.
     """
     judged = _Judged(path)
     manifest = read_manifest(path)
@@ -63,17 +62,18 @@ def score_run(path: Path) -> pl.DataFrame:
             policy: filled_middle(policy, answer.text, task) if answer else ""
             for policy in POLICIES
         }
+        # Of an imported answer nothing but its text is known.
+        ours = answer if isinstance(answer, Completion) else None
         of_task = (
             task.kind, task.problem_id, task.task_id, _task_sha256(task), task.part,
             len(task.prefix), len(task.middle), len(task.prefix + task.middle + task.suffix),
             answer is not None, None if answer else _failure(outcomes, task, manifest.identity),
-            answer and answer.finish_reason == "length",
-            answer and _ended(answer),
+            ours and ours.finish_reason == "length",
+            ours and _ended(ours),
             # Shorter by more than the newline that a policy may add.
             answer and len(middles["suffix-overlap"]) < len(answer.text),
-            answer and _tokens(outcomes, task, strategy),
-            answer and answer.segment,
-            answer and answer.sent_ns, answer and answer.elapsed_ns,
+            ours and _tokens(outcomes, task, strategy),
+            ours and ours.segment, ours and ours.sent_ns, ours and ours.elapsed_ns,
             judged.sessions > 0, empty and empty != "passed",
             asked_gold, known and _bits(known.logprobs), known and known.characters,
             known and (_bits(known.end_logprobs) if known.end_logprobs else None),
@@ -212,8 +212,10 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
             and an empty one would have none. Null if not asked, or of no character.
         end_bits f64: information of what ends the middle, mean over these tasks; null where the
             strategy has no end, or not asked.
-        truncated u32: answers that met the token limit.
-        no_end u32: answers that did not write an end token: met the limit or a stop string.
+        truncated u32: answers that met the token limit; null for imported runs, where that is not
+            known.
+        no_end u32: answers that did not write an end token: met the limit or a stop string; null
+            for imported runs.
         ran_past u32: answers that go on to repeat the suffix.
         completion_tokens i64: sum over answers, of `lr-rerank` over all candidates; null if the
             server counts none.
@@ -252,8 +254,14 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("gold_bits").sum() / pl.col("gold_characters").sum())
         .alias("bits_per_character"),
         pl.col("gold_end_bits").mean().alias("end_bits"),
-        pl.col("truncated").sum().cast(pl.UInt32).alias("truncated"),
-        (answered - pl.col("ended").sum()).cast(pl.UInt32).alias("no_end"),
+        pl.when(pl.col("truncated").count() == answered)
+        .then(pl.col("truncated").sum())
+        .cast(pl.UInt32)
+        .alias("truncated"),
+        pl.when(pl.col("ended").count() == answered)
+        .then(answered - pl.col("ended").sum())
+        .cast(pl.UInt32)
+        .alias("no_end"),
         pl.col("ran_past").sum().cast(pl.UInt32).alias("ran_past"),
         pl.when(pl.col("completion_tokens").is_not_null().any())
         .then(pl.col("completion_tokens").sum())
@@ -287,7 +295,7 @@ STRATEGY_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-ps
 def _wall_s(scores: pl.DataFrame) -> pl.DataFrame:
     """Columns: those of `GROUP`, wall_s f64 in seconds; groups without an answer are missing."""
     return (
-        scores.filter("answered")
+        scores.filter(pl.col("sent_ns").is_not_null())
         .group_by(*GROUP, "segment")
         .agg(
             ((pl.col("sent_ns") + pl.col("elapsed_ns")).max() - pl.col("sent_ns").min()).alias(
