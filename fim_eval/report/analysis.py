@@ -31,12 +31,14 @@ from fim_eval.report.findings import (
     Check,
     Findings,
     Metric,
+    Noise,
     Pair,
     PartDifference,
     Row,
     Run,
     Trend,
 )
+from fim_eval.report.noise import noise_of, share
 from fim_eval.report.scored import OFFICIAL, Model, ScoredRun, check_tasks
 from fim_eval.report.table import STRATEGY_ORDER, summarise
 from fim_eval.statistics import detectable, holm, slope_weights, wilson
@@ -98,6 +100,10 @@ def findings(
     differences = list(_part_differences(study, questions))
     beside = list(_beside(calibration, questions)) if calibration else []
     answers = questions.answers(seed=seed, resamples=resamples)
+    noise = sorted(
+        noise_of(study.runs),
+        key=lambda one: (study.models[one.model].order, STRATEGY_ORDER[one.strategy]),
+    )
     headline = {kind: policy for kind, policy in HEADLINE.items() if kind in study.kinds}
     found = Findings(
         made_at=(made_at or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -108,11 +114,11 @@ def findings(
         answer=(),
         caveats=(),
         rows=tuple(later(answers) for later in rows),
-        pairs=tuple(_with_holm([later(answers) for later in pairs])),
+        pairs=tuple(_with_holm([_with_noise(later(answers), noise) for later in pairs])),
         trends=tuple(later(answers) for later in trends),
         breakdowns=tuple(later(answers) for later in breakdowns),
         part_differences=tuple(later(answers) for later in differences),
-        noise=(),
+        noise=tuple(noise),
         beside=tuple(later(answers) for later in beside),
         checks=tuple(study.checks()),
         runs=tuple(_run(run) for run in runs),
@@ -452,6 +458,18 @@ def _pair(
     )
 
 
+def _with_noise(pair: Pair, noise: Sequence[Noise]) -> Pair:
+    """The pair with the larger of its models' shares; None unless both are known."""
+    shares = [
+        share(one, pair.metric)
+        for name in (pair.smaller, pair.larger)
+        for one in noise
+        if (one.model, one.strategy) == (name, pair.strategy)
+    ]
+    known = [one for one in shares if one is not None]
+    return pair.model_copy(update={"noise": max(known)}) if len(known) == 2 else pair
+
+
 def _with_holm(pairs: Sequence[Pair]) -> Iterator[Pair]:
     """The pairs with their probabilities adjusted in families, and what follows from these."""
     families: dict[tuple[str, ...], list[Pair]] = {}
@@ -473,10 +491,12 @@ def _finding(
     pair: Pair, adjusted: float
 ) -> Literal["larger better", "smaller better", "no difference shown", "below the noise"]:
     least, most = pair.difference.least, pair.difference.most
+    if pair.noise is not None and least is not None and most is not None:
+        furthest = max(abs(least), abs(most))
+        if 0 < furthest < pair.noise:
+            return "below the noise"
     if adjusted >= SIGNIFICANT or least is None or most is None:
         return "no difference shown"
-    if pair.noise is not None and pair.metric in RATES and max(abs(least), abs(most)) < pair.noise:
-        return "below the noise"
     goes_up = least > 0
     return "larger better" if goes_up != (pair.metric in LOWER_IS_BETTER) else "smaller better"
 

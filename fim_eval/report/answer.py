@@ -302,10 +302,22 @@ def _of_tasks(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) ->
 
 
 def _of_noise(found: Findings) -> Iterator[str]:
-    if found.pairs and not found.noise:
+    for noise in found.noise:
+        passed = (
+            "passed tests unknown"
+            if noise.passed_changed is None
+            else f"passed tests of {noise.passed_changed:,}"
+        )
         yield (
-            "How much changes when the same is asked again was not measured: a difference of a few "
-            "tasks may be the server's arithmetic."
+            f"{_plain(noise.model)}, {noise.strategy}: asked again, {noise.text_changed:,} of "
+            f"{noise.tasks:,} answers changed, exact match of {noise.exact_match_changed:,}, "
+            f"{passed}."
+        )
+    if any(pair.noise is None and pair.metric == "exact_match" for pair in found.pairs):
+        of = "all models" if found.noise else "any model"
+        yield (
+            f"How much changes when the same is asked again was not measured for {of}: a "
+            "difference of a few tasks may be the server's arithmetic."
         )
 
 

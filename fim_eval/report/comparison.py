@@ -85,7 +85,7 @@ def compare(
     check_tasks([first, second])
     one, other = (
         run.scores.filter(pl.col("policy") == policy).with_columns(
-            pl.Series("text", _texts(run), dtype=pl.String)
+            pl.Series("text", raw_texts(run), dtype=pl.String)
         )
         for run in (first, second)
     )
@@ -117,8 +117,8 @@ def compare(
     )
 
 
-def _texts(run: ScoredRun) -> list[str | None]:
-    """The raw answers, in the order of a policy's rows."""
+def raw_texts(run: ScoredRun) -> list[str | None]:
+    """The raw answers, in the order of the rows of one policy; None: no answer."""
     outcomes = read_outcomes(run.path)
     tasks = run.scores.filter(pl.col("policy") == run.scores["policy"][0])["task_id"]
     answers = (outcomes.answer(task, run.manifest.identity.strategy) for task in tasks)

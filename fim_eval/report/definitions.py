@@ -76,7 +76,8 @@ DEFINITIONS: Mapping[str, str] = {
     "before Holm: 2.8 standard errors.",
     "slope": "Least-squares line of the metric over log2(parameters): its rise per doubling, all "
     "sizes on the same tasks, problems drawn together for all sizes.",
-    "noise": "Share of tasks that change when the same is asked again.",
+    "noise": "Share of tasks whose exact match, or passing, changes when the same is asked again; "
+    "of two models the larger. A smaller difference is called below the noise.",
     "headline_policy": "Truncation policy that the answer is told under, by kind: "
     + ", ".join(f"{kind} {policy}" for kind, policy in HEADLINE.items())
     + ". All policies are in the files.",

@@ -137,7 +137,8 @@ class Pair(Record):
     """`p_permutation` after Holm, over all pairs of the same strategy, kind, policy and metric."""
 
     noise: float | None
-    """Share of tasks that change when the same is asked again; None: not audited."""
+    """Share of tasks whose metric flips when the same is asked again, of the two models the larger;
+    None: not both audited, or no rate."""
 
     detectable: float | None
     """The least difference that this design finds in four of five studies, at 5 %, before Holm."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.journal import GENERATIONS, TASKS, read_manifest, read_problems
+from fim_eval.journal import GENERATIONS, TASKS, has_manifest, read_manifest, read_problems
 from fim_eval.records import JudgeRules, ReferenceRun, RunManifest
 from fim_eval.report.table import score_run
 from fim_eval.verdicts import read_references, read_sessions
@@ -19,6 +19,10 @@ from fim_eval.words import Infills, Split
 
 OFFICIAL = "humaneval-infilling"
 """The data set of the official infilling files."""
+
+AUDIT = "audit"
+"""Folder in a run directory, a run directory itself: the same asked again at another concurrency,
+over a part of the tasks."""
 
 _PARALLEL_BYTES = 4 << 20
 """Below so much to read, starting processes costs more than it spares."""
@@ -44,6 +48,10 @@ class ScoredRun:
 
     isolation: str | None
     """Of the last session of judging; None: not judged."""
+
+    audit: ScoredRun | None = None
+    """A part of its tasks, asked again: the run directory `AUDIT` inside of it; None: there is
+    none."""
 
     @property
     def dataset(self) -> str:
@@ -88,6 +96,7 @@ def _scored(path: Path) -> ScoredRun:
         references=read_references(path),
         rules=sessions[-1].rules if sessions else None,
         isolation=sessions[-1].isolation if sessions else None,
+        audit=_scored(path / AUDIT) if has_manifest(path / AUDIT) else None,
     )
 
 

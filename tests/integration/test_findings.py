@@ -409,6 +409,46 @@ def test_ceiling_and_floor_are_those_of_the_problems_at_hand(
     assert (floor.name, floor.passed, floor.tasks) == ("floor", 0, 480)
 
 
+def audited(folder: Path, tasks: Suite, model: Simulated, noise: int) -> None:
+    path = write_run(folder / model.name, tasks, model)
+    part = Suite(tasks.problems, tasks.tasks[::4], tasks.hardness)
+    write_run(path / "audit", part, replace(model, noise=noise))
+
+
+def test_what_changes_when_asked_again_stands_beside_every_difference(
+    tasks: Suite, tmp_path: Path
+) -> None:
+    one, other = replace(FOUR[0], rate=0.60), replace(FOUR[1], rate=0.62)
+    audited(tmp_path, tasks, one, noise=1)
+    audited(tmp_path, tasks, other, noise=0)
+    of = found(tmp_path)
+    first, second = of.noise
+    before, after = true_rates(tasks, one), true_rates(tasks, replace(one, noise=1))
+    names = [task.task_id for task in tasks.tasks[::4]]
+    flipped = sum(before[name] != after[name] for name in names)
+    assert (first.model, first.tasks, first.passed_changed) == ("size-7b", 120, flipped)
+    assert 0 < first.exact_match_changed < first.text_changed
+    assert (second.text_changed, second.exact_match_changed, second.passed_changed) == (0, 0, 0)
+    [pair] = pairs(of).values()
+    assert pair.noise == flipped / 120
+    assert pair.difference.value is not None
+    assert abs(pair.difference.value) < pair.noise
+    assert pair.finding == "below the noise"
+    assert "less than what changes when the same is asked again" in of.answer[0]
+    [distance] = pairs(of, "edit_distance").values()
+    assert distance.noise is None
+    assert len(of.runs) == 2
+
+
+def test_a_pair_of_which_one_was_not_audited_has_no_noise(tasks: Suite, tmp_path: Path) -> None:
+    audited(tmp_path, tasks, FOUR[0], noise=1)
+    write_run(tmp_path / "other", tasks, FOUR[1])
+    of = found(tmp_path)
+    assert len(of.noise) == 1
+    assert {pair.noise for pair in of.pairs} == {None}
+    assert any("was not measured for all models" in caveat for caveat in of.caveats)
+
+
 def test_what_was_not_judged_has_no_pass_rate(tasks: Suite, tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", tasks, FOUR[0])
     for name in ("judging", "verdicts", "references"):
