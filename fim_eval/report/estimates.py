@@ -175,19 +175,29 @@ def _solve(group: list[_Sums], *, seed: int, resamples: int) -> None:
         for one in group:
             one.answer = _answer(one, [], [], [])
         return
-    above = np.stack([column for _, column in columns], axis=1)
-    below = np.stack([one.weight for one, _ in columns], axis=1)
+    # Policies agree on most answers, and metrics on many: half of the columns are others' equals.
+    distinct: dict[bytes, int] = {}
+    kept: list[tuple[_Sums, Floats]] = []
+    places: list[int] = []
+    for one, column in columns:
+        place = distinct.setdefault(column.tobytes() + one.weight.tobytes(), len(kept))
+        if place == len(kept):
+            kept.append((one, column))
+        places.append(place)
+    above = np.stack([column for _, column in kept], axis=1)
+    below = np.stack([one.weight for one, _ in kept], axis=1)
     bounds = intervals(above, below, resamples=resamples, seed=seed)
     errors = standard_errors(above, below)
-    tests = np.array([one.tested for one, _ in columns])
-    chances = np.full(len(columns), np.nan)
+    tests = np.zeros(len(kept), dtype=bool)
+    tests[[place for place, (one, _) in zip(places, columns, strict=True) if one.tested]] = True
+    chances = np.full(len(kept), np.nan)
     if tests.any():
         chances[tests] = sign_flip(above[:, tests], resamples=resamples, seed=seed)
-    place = 0
+    first = 0
     for one in group:
-        own = slice(place, place + len(one.columns))
+        own = places[first : first + len(one.columns)]
         one.answer = _answer(one, bounds[own].tolist(), errors[own].tolist(), chances[own].tolist())
-        place += len(one.columns)
+        first += len(one.columns)
 
 
 def _answer(
