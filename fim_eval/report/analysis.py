@@ -172,6 +172,7 @@ class _Study:
         self.values = {cell: _values(frame) for cell, frame in self.frames.items()}
         self.kinds = {cell.kind for cell in self.cells}
         self.summary = pl.concat([summarise(run.scores) for run in runs])
+        self.parts = {kind: list(self._parts(kind)) for kind in self.kinds}
 
     def _order(self, cell: Cell) -> tuple[object, ...]:
         return (
@@ -200,7 +201,12 @@ class _Study:
                 if some:
                     yield cells[0], metric, some
 
-    def groups(self, by: By, kind: Kind) -> list[tuple[str, Integers]]:
+    def _parts(self, kind: Kind) -> Iterator[tuple[By, int, str, Integers]]:
+        for by in get_args(By):
+            for order, (group, tasks) in enumerate(self._groups(by, kind)):
+                yield by, order, group, tasks
+
+    def _groups(self, by: By, kind: Kind) -> list[tuple[str, Integers]]:
         """The tasks of a kind in groups, in order; none if all are in one."""
         tasks = self.tasks.filter(pl.col("kind") == kind)
         match by:
@@ -557,7 +563,7 @@ def _breakdowns(study: _Study, questions: Questions) -> Iterator[Later[Breakdown
     for cell in study.cells:
         if cell.policy != HEADLINE[cell.kind]:
             continue
-        for by, order, group, tasks in _in_parts(study, cell.kind):
+        for by, order, group, tasks in study.parts[cell.kind]:
             for metric in IN_PARTS:
                 values = study.values[cell].get(metric)
                 if values is None:
@@ -592,7 +598,7 @@ def _part_differences(study: _Study, questions: Questions) -> Iterator[Later[Par
             continue
         (smaller, its), (larger, others) = models[0], models[-1]
         difference = combined([its, others], [-1, 1])
-        for by, order, group, tasks in _in_parts(study, cell.kind):
+        for by, order, group, tasks in study.parts[cell.kind]:
             part = difference.where(np.isin(difference.tasks, tasks))
             if len(part.tasks):
                 place = questions.ask(part)
@@ -621,12 +627,6 @@ def _part_difference(
         order=order,
         difference=answers[place].estimate,
     )
-
-
-def _in_parts(study: _Study, kind: Kind) -> Iterator[tuple[By, int, str, Integers]]:
-    for by in get_args(By):
-        for order, (group, tasks) in enumerate(study.groups(by, kind)):
-            yield by, order, group, tasks
 
 
 def _length_group(characters: int) -> str:

@@ -6,13 +6,14 @@ depends on nothing but the seed and the number of clusters.
 """
 
 from fim_eval.statistics.bootstrap import interval_tail, intervals, standard_errors
-from fim_eval.statistics.clusters import cluster_sums
+from fim_eval.statistics.clusters import cluster_starts, cluster_sums
 from fim_eval.statistics.hypotheses import holm, mcnemar_exact, sign_flip
 from fim_eval.statistics.power import detectable, planned_error
 from fim_eval.statistics.proportions import wilson
 from fim_eval.statistics.trend import slope_weights
 
 __all__ = [
+    "cluster_starts",
     "cluster_sums",
     "detectable",
     "holm",

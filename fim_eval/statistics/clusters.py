@@ -9,12 +9,27 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+def cluster_starts(clusters: Integers) -> Integers:
+    """Where each cluster begins.
+
+    Args:
+        clusters: of each task, ascending: the tasks of a cluster stand together.
+
+    >>> cluster_starts(np.array([7, 7, 9])).tolist()
+    [0, 2]
+    """
+    steps = np.diff(clusters)
+    if (steps < 0).any():
+        raise ValueError("clusters must ascend")
+    return np.concatenate([np.zeros(min(1, len(clusters)), int), np.flatnonzero(steps) + 1])
+
+
 def cluster_sums(values: Floats, clusters: Integers) -> Floats:
     """Sums of each cluster's values.
 
     Args:
         values: tasks × columns.
-        clusters: of each task, ascending: the tasks of a cluster stand together.
+        clusters: as of `cluster_starts`.
 
     Returns:
         Clusters × columns, in the order of `clusters`.
@@ -24,7 +39,4 @@ def cluster_sums(values: Floats, clusters: Integers) -> Floats:
     """
     if len(clusters) == 0:
         return np.zeros((0, values.shape[1]))
-    if (np.diff(clusters) < 0).any():
-        raise ValueError("clusters must ascend")
-    starts = np.flatnonzero(np.diff(clusters, prepend=clusters[0] - 1))
-    return np.add.reduceat(values, starts, axis=0)
+    return np.add.reduceat(values, cluster_starts(clusters), axis=0)
