@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 from fim_eval.records import InfillTask, Prompt
-from fim_eval.syntax import parse
+from fim_eval.syntax import parses
 from fim_eval.words import Policy
 
 POLICIES: tuple[Policy, ...] = (
@@ -103,11 +103,8 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
 
 def _longest_parsing(completion: str, task: InfillTask) -> str:
     for text in _beginnings(completion, task):
-        try:
-            parse(filled_program(task, text))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        return text
+        if parses(filled_program(task, text)):
+            return text
     return completion
 
 
