@@ -44,7 +44,7 @@ def in_words(found: Findings) -> tuple[str, ...]:
         if (rows := _headline_rows(found, strategy, kind))
     ]
     # Left to right first: the one way in which every size can be asked.
-    told.sort(key=lambda one: (one[0] != "lr", -len(one[2]) if one[0] != "lr" else 0))
+    told.sort(key=lambda one: (len(one[2]) < 2, one[0] != "lr"))
     strategy, kind, rows = told[0]
     metric: Metric = "pass_at_1" if any(row.judged for row in rows) else "exact_match"
     sentences = [_main(found, rows, metric)]
@@ -90,7 +90,7 @@ def _main(found: Findings, rows: Sequence[Row], metric: Metric) -> str:
     of = f"{first.tasks:,} tasks of {first.problems:,} problems"
     if not any(row.answered for row in rows):
         return f"Nothing is known yet: none of {of} has an answer."
-    shown = [f"{_with_size(row)} {_number(row, metric)}" for row in rows]
+    shown = [f"{_number(row, metric)} for {_with_size(row)}" for row in rows]
     if len(rows) == 1:
         interval = _interval(first.metrics.get(metric), metric)
         return (
@@ -100,9 +100,10 @@ def _main(found: Findings, rows: Sequence[Row], metric: Metric) -> str:
     pair = _pair(found, rows, metric)
     if pair is None:
         return f"{_capital(where)}: {_and(shown)}; they have no task in common to be compared on."
+    common = pair.difference
     gap = (
-        f"{_points(pair.difference, metric)} ({_interval(pair.difference, metric)}; "
-        f"{_chance(pair)}; {of})"
+        f"{_points(common, metric)} ({_interval(common, metric)}; {_chance(pair)}; "
+        f"{common.tasks:,} tasks of {common.problems:,} problems)"
     )
     smaller, larger = _plain(pair.smaller), _plain(pair.larger)
     if len({row.parameters for row in rows} - {None}) < 2:
@@ -116,9 +117,12 @@ def _main(found: Findings, rows: Sequence[Row], metric: Metric) -> str:
             f"{FINDINGS[pair.finding]}; {sizes}, so of size nothing can be said."
         )
     if pair.finding == "no difference shown":
+        least, most = pair.difference.least, pair.difference.most
+        hangs = least is None or most is None or least < 0 < most
         return (
             f"A larger model is not shown to be better or worse: {where}, is {_and(shown)}; from "
-            f"smallest to largest {gap}, which may be chance."
+            f"smallest to largest {gap}, which "
+            f"{'hangs on what is unresolved' if hangs else 'may be chance'}."
         )
     if pair.finding == "below the noise":
         return (

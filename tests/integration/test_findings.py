@@ -208,6 +208,7 @@ def test_a_difference_that_hangs_on_unresolved_tasks_is_not_shown(
     [pair] = pairs(found(tmp_path)).values()
     assert (pair.p_permutation, pair.p_mcnemar, pair.p_holm) == (1, 1, 1)
     assert pair.finding == "no difference shown"
+    assert "which hangs on what is unresolved" in found(tmp_path).answer[0]
 
 
 def test_pairs_count_tasks_and_problems_as_one_counts_them_by_hand(
@@ -266,6 +267,14 @@ def test_infilling_is_compared_only_among_models_that_were_trained_for_it(
     assert any("size-70b: sources disagree" in caveat for caveat in of.caveats)
 
 
+def test_what_can_be_compared_comes_first(tasks: Suite, tmp_path: Path) -> None:
+    infilling = [replace(model, strategy="fim-psm") for model in FOUR[:2]]
+    write_study(tmp_path, tasks, [FOUR[0], *infilling])
+    assert "asked to infill (prefix first)" in found(tmp_path).answer[0]
+    write_run(tmp_path / "more", tasks, FOUR[1])
+    assert "asked left to right" in found(tmp_path).answer[0]
+
+
 def test_a_disputed_model_whose_probe_infills_is_compared(tasks: Suite, tmp_path: Path) -> None:
     models = [replace(FOUR[place], strategy="fim-psm") for place in (0, 3)]
     write_study(tmp_path, tasks, models)
@@ -319,7 +328,7 @@ def test_models_without_a_size_are_in_no_trend(tasks: Suite, tmp_path: Path) -> 
     of = found(tmp_path)
     assert {one.models for one in of.trends} == {("size-7b", "size-34b")}
     assert of.answer[0].startswith("The larger model is better")
-    assert "a (" not in of.answer[0]
+    assert "for a" not in of.answer[0]
     assert any("size of a and b is not known" in caveat for caveat in of.caveats)
 
 
