@@ -33,6 +33,7 @@ NO_VERIFY ?=
 ISOLATION ?=
 WORKERS ?=
 RUN ?= runs/eval
+REPORT ?= runs/report
 TP ?=
 PORT ?=
 EXTRA ?=
@@ -71,9 +72,11 @@ judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)
 eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all of MBPP's tasks, judge, print one table
 	$(strip $(evaluate))
 
-.PHONY: verify selfcheck doctor
+.PHONY: verify report selfcheck doctor
 verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval
 	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged))
+report: $(VENV)/ready ## The answer, with every number behind it: RUN=runs/eval REPORT=runs/report
+	$(BIN)/fim-eval report "$(RUN)" --out "$(REPORT)"
 selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge
 	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(holes) $(judged))
 doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, servers that answer

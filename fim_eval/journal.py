@@ -28,6 +28,7 @@ from fim_eval.lines import AppendFile, FolderLock, create, json_lines, read_line
 from fim_eval.records import (
     Completion,
     ConcurrencyChange,
+    Imported,
     InfillTask,
     Likelihood,
     Outcome,
@@ -56,7 +57,9 @@ Key = tuple[str, str, int]
 ScoringKey = tuple[str, str, int, Scored]
 """task_id, strategy, sample_index, scored."""
 
-_OUTCOME: TypeAdapter[Completion | RequestFailure | Likelihood | Ranking] = TypeAdapter(Outcome)
+_OUTCOME: TypeAdapter[Completion | Imported | RequestFailure | Likelihood | Ranking] = TypeAdapter(
+    Outcome
+)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
 
 
@@ -79,7 +82,9 @@ class Outcomes:
     rankings: dict[str, Ranking] = field(default_factory=dict)
     """By task."""
 
-    def answer(self, task_id: str, strategy: Strategy) -> Completion | None:
+    imported: dict[Key, Imported] = field(default_factory=dict)
+
+    def answer(self, task_id: str, strategy: Strategy) -> Completion | Imported | None:
         """The completion that answers a task; None while it has no answer."""
         sample_index = 0
         if strategy == "lr-rerank":
@@ -88,8 +93,9 @@ class Outcomes:
                 return None
             ranked = ranking.by_sum if ranking.headline == "sum" else ranking.by_mean
             sample_index = ranked[0]
-        found = self.generations.get((task_id, strategy, sample_index))
-        return found if isinstance(found, Completion) else None
+        key = (task_id, strategy, sample_index)
+        found = self.generations.get(key) or self.imported.get(key)
+        return None if isinstance(found, RequestFailure) else found
 
 
 class RunDirectory:
@@ -168,7 +174,9 @@ class RunDirectory:
         with AppendFile(self.path / SEGMENTS) as segments:
             segments.append(segment)
 
-    def append(self, *outcomes: Completion | RequestFailure | Likelihood | Ranking) -> None:
+    def append(
+        self, *outcomes: Completion | Imported | RequestFailure | Likelihood | Ranking
+    ) -> None:
         """Write outcomes. When this returns, a kill of the process cannot lose them.
 
         Raises:
@@ -264,7 +272,7 @@ def read_limits(path: Path) -> list[ConcurrencyChange]:
 
 def read_outcome_lines(
     path: Path,
-) -> list[Completion | RequestFailure | Likelihood | Ranking]:
+) -> list[Completion | Imported | RequestFailure | Likelihood | Ranking]:
     """Every line of the journal of the run directory at `path`, in order.
 
     Raises:
@@ -292,6 +300,10 @@ def read_outcomes(path: Path) -> Outcomes:
             case Ranking():
                 twice = outcome.task_id in found.rankings
                 found.rankings[outcome.task_id] = outcome
+            case Imported():
+                name = (outcome.task_id, outcome.strategy, outcome.sample_index)
+                twice = name in found.imported
+                found.imported[name] = outcome
             case Completion() | RequestFailure(scored=None):
                 key = key_of(outcome)
                 twice = isinstance(found.generations.get(key), Completion)

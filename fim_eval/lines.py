@@ -91,6 +91,11 @@ def sealed(body: bytes) -> bytes:
     return b'%b,"crc32":"%08x"}\n' % (body[:-1], zlib.crc32(body))
 
 
+def sealed_lines(records: Iterable[Record]) -> bytes:
+    """Records as they stand in journals."""
+    return b"".join(sealed(orjson.dumps(record.model_dump())) for record in records)
+
+
 def unsealed(line: bytes) -> bytes:
     """What was sealed, without its checksum.
 

@@ -24,7 +24,7 @@ from fim_eval.journal import (
     read_segments,
     read_tasks,
 )
-from fim_eval.records import Completion, InfillTask, Likelihood, Ranking, RequestFailure
+from fim_eval.records import Completion, Imported, InfillTask, Likelihood, Ranking, RequestFailure
 from fim_eval.verdicts import VerdictFolder, read_references, read_sessions, read_verdicts
 
 
@@ -104,9 +104,9 @@ def _check_answered_once(parts: Sequence[Path]) -> None:
 
 
 def _moved(
-    outcome: Completion | RequestFailure | Likelihood | Ranking, first: int
-) -> Completion | RequestFailure | Likelihood | Ranking:
-    if isinstance(outcome, Ranking):
+    outcome: Completion | Imported | RequestFailure | Likelihood | Ranking, first: int
+) -> Completion | Imported | RequestFailure | Likelihood | Ranking:
+    if isinstance(outcome, Imported | Ranking):
         return outcome
     return outcome.model_copy(update={"segment": first + outcome.segment})
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 from fim_eval.records import InfillTask, Prompt
-from fim_eval.syntax import parse
+from fim_eval.syntax import parses
 from fim_eval.words import Policy
 
 POLICIES: tuple[Policy, ...] = (
@@ -89,7 +89,10 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
                 ends.append(place)
                 break
             place += len(line) + 1
-    for start in range(len(completion)):
+    # Only where the suffix's first character stands: a slice of every place costs as much as all
+    # else of a report.
+    start = max(0, len(completion) - len(task.suffix)) - 1
+    while task.suffix and (start := completion.find(task.suffix[0], start + 1)) >= 0:
         tail = completion[start:]
         if task.suffix.startswith(tail):
             if tail.strip():
@@ -100,11 +103,8 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
 
 def _longest_parsing(completion: str, task: InfillTask) -> str:
     for text in _beginnings(completion, task):
-        try:
-            parse(filled_program(task, text))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        return text
+        if parses(filled_program(task, text)):
+            return text
     return completion
 
 

@@ -176,6 +176,19 @@ class Completion(Record):
     """From sending the last attempt to its whole body received."""
 
 
+class Imported(Record):
+    """An answer that somebody else asked for: its text is all that is known of it.
+
+    Key as `Completion`.
+    """
+
+    outcome: Literal["imported"] = "imported"
+    task_id: str
+    strategy: Strategy
+    sample_index: int
+    text: str
+
+
 class Likelihood(Record):
     """How probable a model finds a text, as received. Key as `Scoring`."""
 
@@ -247,7 +260,8 @@ class Ranking(Record):
 
 
 Outcome = Annotated[
-    Completion | RequestFailure | Likelihood | Ranking, Field(discriminator="outcome")
+    Completion | Imported | RequestFailure | Likelihood | Ranking,
+    Field(discriminator="outcome"),
 ]
 """A line of a run's journal."""
 
@@ -456,11 +470,13 @@ class TaskFacts(Record):
 class ServerIdentity(Record):
     """What the server said of itself before the first task."""
 
-    base_url: str
+    base_url: str | None
+    """None: unknown, the run was imported. So is all else but `model` then."""
+
     model: str
     """The name it answers to in requests."""
 
-    answers_as: str
+    answers_as: str | None
     """The `model` field of its answers; gateways sometimes rename."""
 
     root: str | None
@@ -495,7 +511,11 @@ class Probe(Record):
 
 
 class RunIdentity(Record):
-    """What makes two runs the same run. A directory belongs to one of these."""
+    """What makes two runs the same run. A directory belongs to one of these.
+
+    What is None here and in the manifest though every run of ours has it is not known: the run was
+    imported.
+    """
 
     tasks_sha256: str
     tasks: int
@@ -504,26 +524,26 @@ class RunIdentity(Record):
     """The card that was used; None for a model that is not in our table."""
 
     strategy: Strategy
-    context: Context
+    context: Context | None
     infill_format: str | None = None
     """Name of the format that the prompts of ids follow; None: no format says anything of them."""
 
-    prompt_form: Literal["ids", "text"]
-    prompts_sha256: str
+    prompt_form: Literal["ids", "text"] | None
+    prompts_sha256: str | None
     tokenizer_sha256: str | None
-    max_tokens: int
+    max_tokens: int | None
     """Most new tokens of any prompt."""
 
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
-    sampling: Sampling
+    sampling: Sampling | None
     samples: int = 1
     """Candidates asked for each task."""
 
     examples: tuple[str, ...] = ()
     """Tasks shown as worked examples, in order; none where the strategy shows none."""
 
-    answers_as: str
+    answers_as: str | None
     server_version: str | None
     system_fingerprint: str | None
 
@@ -547,6 +567,19 @@ class Timeouts(Record):
 
     drain_s: float = 30.0
     """How long answers in flight are waited for when a run is told to stop."""
+
+
+class ImportFacts(Record):
+    """A file of somebody else's answers."""
+
+    source: str
+    """Path as given."""
+
+    sha256: str
+    """Of the file's bytes."""
+
+    completions: int
+    """That it holds."""
 
 
 class RunManifest(Record):
@@ -588,15 +621,17 @@ class RunManifest(Record):
     limit: int | None
     """Only the first so many tasks of the file were taken; None: all."""
 
-    concurrency: int
+    concurrency: int | None
     """Prompts in flight at most, of each server."""
 
     batch: int = 1
     """Prompts in one request at most."""
 
-    timeouts: Timeouts
+    timeouts: Timeouts | None
     api_key_env: str | None
     """Name of the environment variable the key was read from, never the key; None: no key."""
+    imported: ImportFacts | None = None
+    """Where the answers came from, if not from a server that we asked."""
 
 
 class Segment(Record):

@@ -15,11 +15,12 @@ import typer
 from fim_eval.cli.asking import eval_, probe, prompts, run, tasks
 from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
+from fim_eval.cli.exchanging import export, import_
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.merging import merge
 from fim_eval.cli.mocking import mock_server
 from fim_eval.cli.options import FAILED
-from fim_eval.cli.reporting import report
+from fim_eval.cli.reporting import compare, report
 from fim_eval.errors import FimEvalError
 
 app = typer.Typer(
@@ -37,6 +38,9 @@ app.command()(calibrate)
 app.command()(merge)
 app.command()(verify)
 app.command()(report)
+app.command()(compare)
+app.command()(export)
+app.command(name="import")(import_)
 app.command()(judge)
 app.command()(selfcheck)
 app.command()(doctor)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from fim_eval.cli.console import say
 from fim_eval.errors import RunDirectoryError
 from fim_eval.words import Policy
+
+if TYPE_CHECKING:
+    from fim_eval.report import ScoredRun
 
 SHOWN = "raw,reference-lines"
 """What a terminal shows unless asked for more: the answer itself, and the usual comparison."""
@@ -25,8 +28,9 @@ def report(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the table's files; by default the one that was named. Each run's own "
-            "table is stored beside its manifest in any case.",
+            help="Folder for the whole report: report.json, answer.md, pairs.csv, table.tex, "
+            "tasks.parquet and the table. Without it the table alone is stored, in the folder that "
+            "was named. Each run's own table is stored beside its manifest in any case.",
         ),
     ] = None,
     policies: Annotated[
@@ -36,16 +40,87 @@ def report(
             help="Truncation policies to print, separated by commas, or all; files hold all.",
         ),
     ] = SHOWN,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=100, help="Draws of every interval and test.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON instead.")
     ] = False,
 ) -> None:
-    """Print and store the table of one or more runs; asks nobody."""
+    """Print the table of one or more runs; --out writes the whole report. Asks nobody."""
     from fim_eval.journal import has_manifest
 
     is_parent = len(paths) == 1 and not has_manifest(paths[0])
     shown = named_policies(policies)
-    tell(paths, out or (paths[0] if is_parent else None), as_json=as_json, policies=shown)
+    runs = tell(paths, out or (paths[0] if is_parent else None), as_json=as_json, policies=shown)
+    if out is not None:
+        write_report(runs, out, resamples=resamples, seed=seed)
+
+
+def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, seed: int) -> None:
+    """Write the whole report over `runs` into `folder`, and say the answer."""
+    from fim_eval.report import findings, write_findings
+
+    found = findings(runs, seed=seed, resamples=resamples)
+    written = write_findings(found, runs, folder)
+    say(found.answer[0])
+    say(f"{folder}: {', '.join(path.name for path in written)}")
+
+
+LISTED = 20
+"""Flipped tasks that a terminal lists of each kind; --json has all."""
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run directory.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same tasks.")],
+    policy: Annotated[
+        Policy, typer.Option("--policy", help="Truncation policy that answers are scored under.")
+    ] = "reference-lines",
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=100, help="Draws of every interval and test.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print it as JSON, with every flipped task.")
+    ] = False,
+) -> None:
+    """What flipped between two runs of the same tasks: another server, version or model."""
+    from rich.console import Console
+
+    from fim_eval.cli.judging import cores
+    from fim_eval.report import compare as compared
+    from fim_eval.report import find_runs, read_scored, show_comparison
+    from fim_eval.terminal import printable
+
+    paths = find_runs([first]) + find_runs([second])
+    if len(paths) != 2:
+        raise typer.BadParameter(f"{len(paths)} run directories are named; compare takes two")
+    one, other = read_scored(paths, workers=cores())
+    found = compared(one, other, policy, seed=seed, resamples=resamples)
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=1) + "\n")
+        return
+    for name, values in found.differing.items():
+        before, now = (printable(str(value)) for value in values)
+        say(f"{name}: {before} in the first, {now} in the second")
+    if found.only_in_first or found.only_in_second:
+        say(
+            f"{found.only_in_first} tasks are only in the first, {found.only_in_second} only in "
+            "the second; they are left out"
+        )
+    if not any(flip.metric == "passed" for flip in found.flips):
+        say("passed tests are not compared: only judged runs have them (`fim-eval verify`)")
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(show_comparison(found))
+    for flip in found.flips:
+        for word, names in (("changed" if flip.metric == "text" else "gained", flip.gained),
+                            ("lost", flip.lost)):  # fmt: skip
+            for name in names[:LISTED]:
+                sys.stdout.write(f"{flip.metric} {word}: {printable(name)}\n")
+            if len(names) > LISTED:
+                say(f"{flip.metric} {word}: {len(names) - LISTED} more; --json lists all")
 
 
 def named_policies(names: str) -> tuple[Policy, ...]:
@@ -66,22 +141,21 @@ def tell(
     *,
     as_json: bool,
     policies: Sequence[Policy] = (),
-) -> None:
+) -> list[ScoredRun]:
     """Print the table of the runs; store it in `folder`, and each run's own beside its manifest.
 
-    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all.
+    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all. Returns the runs.
     """
     import polars as pl
     from rich.console import Console
 
-    from fim_eval.journal import read_manifest
-    from fim_eval.report import find_runs, score_run, show, store, summarise
+    from fim_eval.cli.judging import cores
+    from fim_eval.report import find_runs, read_scored, show, store, summarise
 
-    runs = find_runs(paths)
-    if len({read_manifest(path).identity.tasks_sha256 for path in runs}) > 1:
+    runs = read_scored(find_runs(paths), workers=cores())
+    if len({run.manifest.identity.tasks_sha256 for run in runs}) > 1:
         say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
-    scores = [score_run(path) for path in runs]
-    summary = summarise(pl.concat(scores))
+    summary = summarise(pl.concat([run.scores for run in runs]))
     if as_json:
         sys.stdout.write(summary.write_json() + "\n")
     else:
@@ -90,13 +164,14 @@ def tell(
         chosen = policies or named_policies(SHOWN)
         console.print(show(summary.filter(pl.col("policy").is_in(chosen))))
     stored = []
-    for path, own in zip(runs, scores, strict=True):
+    for run in runs:
         try:
-            store(summarise(own), path)
-            stored.append(path)
+            store(summarise(run.scores), run.path)
+            stored.append(run.path)
         except RunDirectoryError as error:  # someone else's run can be read all the same
             say(f"not stored: {error}")
     if folder is not None:
         store(summary, folder)
         stored.append(folder)
     say(f"stored as summary.parquet, .csv and .json in {', '.join(map(str, stored)) or 'no place'}")
+    return runs

@@ -23,25 +23,30 @@ Metric = Literal[
 
 
 class Estimate(Record):
-    """A number over tasks, with its 95 % interval from a bootstrap clustered by problem."""
+    """A number over tasks, with its 95 % interval from a bootstrap clustered by problem.
+
+    Where something is unresolved the number is between `least` and `most`, and the interval goes
+    from the lower end of that of `least` to the upper end of that of `most`.
+    """
 
     value: float | None
     """None where something is unresolved, or nothing is known."""
 
     least: float | None
-    """The number if everything unresolved went the worst way; as `value` where nothing is."""
+    """The least the number can be, whatever becomes of the unresolved; `value` if nothing is. None
+    where that has no bound, as the difference of two distances."""
 
     most: float | None
-    """The number if it went the best way."""
+    """The most it can be. None where that has no bound, as a distance."""
 
     low: float | None
-    """Of the interval around `least`."""
+    """Of the interval around `least`. None below two problems: nothing is known of their spread."""
 
     high: float | None
-    """Of the interval around `most`."""
+    """Of the interval around `most`. None as `low` is."""
 
     tasks: int
-    """That it is over, unresolved ones included."""
+    """That it is over, unresolved ones included; of `pass_at_1_sensitive` the sensitive ones."""
 
     problems: int
     """That these were cut from: the clusters."""
@@ -59,6 +64,9 @@ class Row(Record):
     kind: Kind
     policy: Policy
     tasks: int
+    problems: int = 0
+    """That these were cut from."""
+
     answered: int
     unjudged: int
     """Answered tasks without a verdict: unresolved in rates of passed tests."""
@@ -66,6 +74,8 @@ class Row(Record):
     judged: bool
     sensitive_tasks: int | None
     metrics: dict[Metric, Estimate]
+    """Those that were measured: none of passed tests if not judged, no bits if not asked for."""
+
     wilson: dict[Metric, tuple[float, float]]
     """For rates, where no problem has two tasks and nothing is unresolved; else empty."""
 
@@ -73,8 +83,15 @@ class Row(Record):
     """First quartile, median, third, over answered tasks."""
 
     truncated: int
+    """Answers known to have met the token limit. Of imported runs neither this nor the next is
+    known, which `Run.prompt_form` tells: none is counted."""
+
     no_end: int
+    """Answers known not to have ended by themselves."""
+
     ran_past: int
+    """Answers that go on to repeat the suffix."""
+
     outcomes: dict[str, int]
     """Answered tasks by verdict (`words.VerdictOutcome`); empty if not judged."""
 
@@ -110,7 +127,8 @@ class Pair(Record):
     only_larger: int | None
     neither: int | None
     p_mcnemar: float | None
-    """Exact, on problems: those whose tasks one model has right more often than the other."""
+    """Exact, on problems: those whose tasks one model has right more often than the other. None for
+    metrics that are no rates. Like the next, of the unresolved tasks' least favourable outcome."""
 
     p_permutation: float | None
     """Of the difference over tasks, signs drawn per problem."""
@@ -119,10 +137,11 @@ class Pair(Record):
     """`p_permutation` after Holm, over all pairs of the same strategy, kind, policy and metric."""
 
     noise: float | None
-    """Share of tasks that change when the same is asked again; None: not audited."""
+    """Share of tasks whose metric flips when the same is asked again, of the two models the larger;
+    None: not both audited, or no rate."""
 
     detectable: float | None
-    """The least difference that this design finds in four of five studies, at 5 %."""
+    """The least difference that this design finds in four of five studies, at 5 %, before Holm."""
 
     finding: Literal["larger better", "smaller better", "no difference shown", "below the noise"]
 
@@ -145,23 +164,41 @@ class Trend(Record):
     """What a reader must know of it: how few sizes, and that it goes no further than they do."""
 
 
+By = Literal["length", "position", "part", "split", "dataset"]
+"""Length of the reference in characters; position of the middle of the hole in its program, in
+fifths; part of the syntax tree; split; data set."""
+
+
 class Breakdown(Record):
-    """A metric of one model on a part of the tasks."""
+    """A metric of one model on a part of the tasks, under the headline policy of their kind."""
 
     model: str
     strategy: Strategy
     kind: Kind
     policy: Policy
     metric: Metric
-    by: Literal["length", "position", "part", "split", "dataset"]
-    """Length of the reference in characters; position of the hole in its program, in fifths; part
-    of the syntax tree; split; data set."""
-
+    by: By
     group: str
     order: int
     """Of the group among those of `by`."""
 
     estimate: Estimate
+
+
+class PartDifference(Record):
+    """Between the smallest and the largest model, on a part of the tasks. Not tested by itself."""
+
+    smaller: str
+    larger: str
+    strategy: Strategy
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    by: By
+    group: str
+    order: int
+    difference: Estimate
+    """Larger minus smaller, paired by task."""
 
 
 class Noise(Record):
@@ -200,7 +237,9 @@ class Run(Record):
     server: str
     """Base URL without credentials, version and fingerprint."""
 
-    prompt_form: Literal["ids", "text"]
+    prompt_form: Literal["ids", "text", "unknown"]
+    """`unknown`: the run was imported."""
+
     isolation: str | None
     """None: not judged."""
 
@@ -240,6 +279,7 @@ class Findings(Record):
     pairs: tuple[Pair, ...]
     trends: tuple[Trend, ...]
     breakdowns: tuple[Breakdown, ...]
+    part_differences: tuple[PartDifference, ...] = ()
     noise: tuple[Noise, ...]
     beside: tuple[Beside, ...]
     checks: tuple[Check, ...]

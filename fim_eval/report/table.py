@@ -7,6 +7,7 @@ rates of passed tests, with an answer that has no verdict.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,68 +19,85 @@ from fim_eval.judge import program_key
 from fim_eval.metrics import score_columns
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
 from fim_eval.prompt import FILL_END
-from fim_eval.records import Completion, InfillTask, Likelihood
+from fim_eval.records import Completion, InfillTask, Likelihood, RequestFailure, RunIdentity
 from fim_eval.verdicts import read_references, read_sessions, read_verdicts
-from fim_eval.words import NO_VERDICT, Strategy, VerdictOutcome
+from fim_eval.words import NO_VERDICT, Policy, Strategy, VerdictOutcome
 
 GROUP = ("model", "strategy", "kind", "policy")
+NOT_ASKED = "not-asked"
+"""Of a task that stands in no line of the journal."""
 
 
 def score_run(path: Path) -> pl.DataFrame:
     """One row per task and policy of the run directory at `path`.
 
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
-    str, policy str, problem_id str, task_id str, answered bool; the columns of
+    str, policy str, problem_id str, task_id str, task_sha256 str (of its prefix, middle and
+    suffix), part str (a `words.BlockPart`; null but for blocks), prefix_characters,
+    reference_characters, program_characters i64, answered bool, failure str (a
+    `words.FailureReason` or `not-asked`; null where answered); the columns of
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
     ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
     `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
-    null where unanswered; judged
-    bool (the run was, at least in part); verdict str (a `words.VerdictOutcome`) and passed bool,
-    null without a verdict; sensitive bool: the tests fail if the hole stays empty, null if that was
-    not judged; asked_gold bool (the reference answers' probability was asked), gold_bits f64 of the
-    reference middle, gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not
-    known.
+    null where unanswered, and in imported runs but for ran_past; judged bool (the run was, at least
+    in part); verdict str (a `words.VerdictOutcome`) and passed bool, null without a verdict;
+    sensitive bool: the tests fail if the hole stays empty, null if that was not judged; asked_gold
+    bool (the reference answers' probability was asked), gold_bits f64 of the reference middle,
+    gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not known.
     """
     judged = _Judged(path)
     manifest = read_manifest(path)
     outcomes = read_outcomes(path)
     asked_gold = any(segment.gold for segment in read_segments(path))
     strategy = manifest.identity.strategy
-    rows = []
-    answers: list[str] = []
-    references: list[str] = []
-    for policy in POLICIES:
-        for task in read_tasks(path):
-            answer = outcomes.answer(task.task_id, strategy)
-            gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
-            known = gold if isinstance(gold, Likelihood) else None
-            middle = filled_middle(policy, answer.text, task) if answer else ""
-            verdict = judged.outcome(task, middle) if answer else None
-            empty = judged.outcome(task, "")
-            rows.append(
-                (
-                    policy, task.kind, task.problem_id, task.task_id, answer is not None,
-                    answer and answer.finish_reason == "length",
-                    answer and _ended(answer),
-                    answer and _ran_past(answer, task),
-                    answer and _tokens(outcomes, task, strategy),
-                    answer and answer.segment,
-                    answer and answer.sent_ns, answer and answer.elapsed_ns,
-                    judged.sessions > 0, verdict, verdict and verdict == "passed",
-                    empty and empty != "passed",
-                    asked_gold, known and _bits(known.logprobs), known and known.characters,
-                    known and (_bits(known.end_logprobs) if known.end_logprobs else None),
-                )
-            )  # fmt: skip
-            answers.append(middle)
-            references.append(task.middle)
+    rows: dict[Policy, list[tuple[object, ...]]] = {policy: [] for policy in POLICIES}
+    answers: dict[Policy, list[str]] = {policy: [] for policy in POLICIES}
+    tasks = read_tasks(path)
+    for task in tasks:
+        answer = outcomes.answer(task.task_id, strategy)
+        gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
+        known = gold if isinstance(gold, Likelihood) else None
+        empty = judged.outcome(task, "")
+        middles = {
+            policy: filled_middle(policy, answer.text, task) if answer else ""
+            for policy in POLICIES
+        }
+        # Of an imported answer nothing but its text is known.
+        ours = answer if isinstance(answer, Completion) else None
+        of_task = (
+            task.kind, task.problem_id, task.task_id, _task_sha256(task), task.part,
+            len(task.prefix), len(task.middle), len(task.prefix + task.middle + task.suffix),
+            answer is not None, None if answer else _failure(outcomes, task, manifest.identity),
+            ours and ours.finish_reason == "length",
+            ours and _ended(ours),
+            # Shorter by more than the newline that a policy may add.
+            answer and len(middles["suffix-overlap"]) < len(answer.text),
+            ours and _tokens(outcomes, task, strategy),
+            ours and ours.segment, ours and ours.sent_ns, ours and ours.elapsed_ns,
+            judged.sessions > 0, empty and empty != "passed",
+            asked_gold, known and _bits(known.logprobs), known and known.characters,
+            known and (_bits(known.end_logprobs) if known.end_logprobs else None),
+        )  # fmt: skip
+        verdicts: dict[str, VerdictOutcome | None] = {}
+        for policy, middle in middles.items():
+            if answer and middle not in verdicts:
+                verdicts[middle] = judged.outcome(task, middle)
+            verdict = verdicts.get(middle)
+            rows[policy].append((policy, *of_task, verdict, verdict and verdict == "passed"))
+            answers[policy].append(middle)
     card = manifest.card
     schema = {
         "policy": pl.String,
         "kind": pl.String,
         "problem_id": pl.String,
         "task_id": pl.String,
+        "task_sha256": pl.String,
+        "part": pl.String,
+        "prefix_characters": pl.Int64,
+        "reference_characters": pl.Int64,
+        "program_characters": pl.Int64,
         "answered": pl.Boolean,
+        "failure": pl.String,
         "truncated": pl.Boolean,
         "ended": pl.Boolean,
         "ran_past": pl.Boolean,
@@ -88,16 +106,21 @@ def score_run(path: Path) -> pl.DataFrame:
         "sent_ns": pl.Int64,
         "elapsed_ns": pl.Int64,
         "judged": pl.Boolean,
-        "verdict": pl.String,
-        "passed": pl.Boolean,
         "sensitive": pl.Boolean,
         "asked_gold": pl.Boolean,
         "gold_bits": pl.Float64,
         "gold_characters": pl.Int64,
         "gold_end_bits": pl.Float64,
+        "verdict": pl.String,
+        "passed": pl.Boolean,
     }
-    scores = score_columns(answers, references)
-    frame = pl.DataFrame(rows, schema=schema, orient="row").hstack(scores)
+    scores = score_columns(
+        [middle for policy in POLICIES for middle in answers[policy]],
+        [task.middle for _ in POLICIES for task in tasks],
+    )
+    frame = pl.DataFrame(
+        [row for policy in POLICIES for row in rows[policy]], schema=schema, orient="row"
+    ).hstack(scores)
     return frame.with_columns(
         pl.lit(manifest.identity.model).alias("model"),
         pl.lit(card.parameters if card else None, dtype=pl.Int64).alias("parameters"),
@@ -105,6 +128,21 @@ def score_run(path: Path) -> pl.DataFrame:
         pl.lit(strategy).alias("strategy"),
         *(pl.when("answered").then(name).alias(name) for name in scores.columns),
     )
+
+
+def _task_sha256(task: InfillTask) -> str:
+    content = "\0".join((task.prefix, task.middle, task.suffix))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _failure(outcomes: Outcomes, task: InfillTask, identity: RunIdentity) -> str:
+    """Why a task has no answer: its first failure, or that it was never asked."""
+    for index in range(identity.samples):
+        key = (task.task_id, identity.strategy, index)
+        for found in (outcomes.generations.get(key), outcomes.likelihoods.get((*key, "candidate"))):
+            if isinstance(found, RequestFailure):
+                return found.reason
+    return NOT_ASKED
 
 
 def _ended(answer: Completion) -> bool:
@@ -131,12 +169,6 @@ def _tokens(outcomes: Outcomes, task: InfillTask, strategy: Strategy) -> int | N
 def _bits(logprobs: Sequence[float]) -> float:
     """Information of tokens in bits: the sum of -log2 p."""
     return -math.fsum(logprobs) / math.log(2)
-
-
-def _ran_past(answer: Completion, task: InfillTask) -> bool:
-    """Whether the answer goes on to repeat the suffix."""
-    # Shorter by more than the newline that a policy may add.
-    return len(filled_middle("suffix-overlap", answer.text, task)) < len(answer.text)
 
 
 class _Judged:
@@ -181,8 +213,10 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
             and an empty one would have none. Null if not asked, or of no character.
         end_bits f64: information of what ends the middle, mean over these tasks; null where the
             strategy has no end, or not asked.
-        truncated u32: answers that met the token limit.
-        no_end u32: answers that did not write an end token: met the limit or a stop string.
+        truncated u32: answers that met the token limit; null for imported runs, where that is not
+            known.
+        no_end u32: answers that did not write an end token: met the limit or a stop string; null
+            for imported runs.
         ran_past u32: answers that go on to repeat the suffix.
         completion_tokens i64: sum over answers, of `lr-rerank` over all candidates; null if the
             server counts none.
@@ -221,8 +255,14 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         .then(pl.col("gold_bits").sum() / pl.col("gold_characters").sum())
         .alias("bits_per_character"),
         pl.col("gold_end_bits").mean().alias("end_bits"),
-        pl.col("truncated").sum().cast(pl.UInt32).alias("truncated"),
-        (answered - pl.col("ended").sum()).cast(pl.UInt32).alias("no_end"),
+        pl.when(pl.col("truncated").count() == answered)
+        .then(pl.col("truncated").sum())
+        .cast(pl.UInt32)
+        .alias("truncated"),
+        pl.when(pl.col("ended").count() == answered)
+        .then(answered - pl.col("ended").sum())
+        .cast(pl.UInt32)
+        .alias("no_end"),
         pl.col("ran_past").sum().cast(pl.UInt32).alias("ran_past"),
         pl.when(pl.col("completion_tokens").is_not_null().any())
         .then(pl.col("completion_tokens").sum())
@@ -232,7 +272,7 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         summary.join(wall, on=GROUP, how="left", maintain_order="left")
         .with_columns((pl.col("completion_tokens") / pl.col("wall_s")).alias("tokens_per_s"))
         .sort(
-            "parameters", "model", pl.col("strategy").replace_strict(_ORDER, default=9),
+            "parameters", "model", pl.col("strategy").replace_strict(STRATEGY_ORDER, default=9),
             "kind", pl.col("policy").replace_strict({p: i for i, p in enumerate(POLICIES)}),
             nulls_last=True,
         )
@@ -250,13 +290,13 @@ def _pass_rate(name: str, passed: pl.Expr, judged: pl.Expr) -> list[pl.Expr]:
     ]
 
 
-_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-psm": 3, "fim-spm": 4}
+STRATEGY_ORDER: dict[str, int] = {"lr": 0, "lr-rerank": 1, "fewshot": 2, "fim-psm": 3, "fim-spm": 4}
 
 
 def _wall_s(scores: pl.DataFrame) -> pl.DataFrame:
     """Columns: those of `GROUP`, wall_s f64 in seconds; groups without an answer are missing."""
     return (
-        scores.filter("answered")
+        scores.filter(pl.col("sent_ns").is_not_null())
         .group_by(*GROUP, "segment")
         .agg(
             ((pl.col("sent_ns") + pl.col("elapsed_ns")).max() - pl.col("sent_ns").min()).alias(

@@ -1,0 +1,146 @@
+"""Run directories, scored, with what a report must know of where they come from."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from fim_eval.errors import RunDirectoryError
+from fim_eval.journal import GENERATIONS, TASKS, has_manifest, read_manifest, read_problems
+from fim_eval.records import JudgeRules, ReferenceRun, RunManifest
+from fim_eval.report.table import score_run
+from fim_eval.verdicts import read_references, read_sessions
+from fim_eval.words import Infills, Split
+
+OFFICIAL = "humaneval-infilling"
+"""The data set of the official infilling files."""
+
+AUDIT = "audit"
+"""Folder in a run directory, a run directory itself: the same asked again at another concurrency,
+over a part of the tasks."""
+
+_PARALLEL_BYTES = 4 << 20
+"""Below so much to read, starting processes costs more than it spares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """One run directory."""
+
+    path: Path
+    manifest: RunManifest
+    scores: pl.DataFrame
+    """Of `table.score_run`."""
+
+    splits: dict[str, Split]
+    """Of problems; empty if the run came without them."""
+
+    references: dict[str, ReferenceRun]
+    """What each problem's own reference came to; empty if not judged."""
+
+    rules: JudgeRules | None
+    """Of judging; None: not judged."""
+
+    isolation: str | None
+    """Of the last session of judging; None: not judged."""
+
+    audit: ScoredRun | None = None
+    """A part of its tasks, asked again: the run directory `AUDIT` inside of it; None: there is
+    none."""
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set; `unknown` if the tasks came without facts."""
+        facts = self.manifest.task_facts
+        return facts.dataset.name if facts else "unknown"
+
+
+def read_scored(paths: Sequence[Path], *, workers: int = 1) -> list[ScoredRun]:
+    """Score run directories, in their order.
+
+    Args:
+        paths: of them.
+        workers: processes to share the work if there is much of it. They are spawned, so with more
+            than one a script of yours must guard its `__main__`.
+
+    Raises:
+        RunDirectoryError: one cannot be read.
+    """
+    size = sum(
+        file.stat().st_size
+        for path in paths
+        for name in (TASKS, GENERATIONS)
+        if (file := path / name).exists()
+    )
+    workers = min(workers, len(paths))
+    if size < _PARALLEL_BYTES or workers < 2:
+        return [_scored(path) for path in paths]
+    # Not forked: polars has threads of its own.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(pool.map(_scored, paths))
+
+
+def _scored(path: Path) -> ScoredRun:
+    sessions = read_sessions(path)
+    return ScoredRun(
+        path=path,
+        manifest=read_manifest(path),
+        scores=score_run(path),
+        splits={problem.problem_id: problem.split for problem in read_problems(path)},
+        references=read_references(path),
+        rules=sessions[-1].rules if sessions else None,
+        isolation=sessions[-1].isolation if sessions else None,
+        audit=_scored(path / AUDIT) if has_manifest(path / AUDIT) else None,
+    )
+
+
+def check_tasks(runs: Sequence[ScoredRun]) -> None:
+    """See that a task id means the same task in all of `runs`.
+
+    Raises:
+        RunDirectoryError: it does not.
+    """
+    seen: dict[str, ScoredRun] = {}
+    for run in runs:
+        sha256 = run.manifest.identity.tasks_sha256
+        if sha256 in seen:
+            continue
+        for other in seen.values():
+            ours, theirs = (_shapes(one.scores) for one in (run, other))
+            changed = ours.join(theirs, on="task_id").filter(
+                pl.col("task_sha256") != pl.col("task_sha256_right")
+            )
+            if not changed.is_empty():
+                raise RunDirectoryError(
+                    f"{run.path}: its {changed['task_id'][0]} is another task than that of "
+                    f"{other.path}; report them apart"
+                )
+        seen[sha256] = run
+
+
+def _shapes(scores: pl.DataFrame) -> pl.DataFrame:
+    first = scores.filter(pl.col("policy") == scores["policy"][0])
+    return first.select("task_id", "task_sha256")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the runs of a report know of one model."""
+
+    name: str
+    model_id: str | None
+    parameters: int | None
+    infills: Infills
+    trained: bool
+    """To infill: by its card, or, where that is disputed or unknown, by its own probe."""
+
+    @property
+    def order(self) -> tuple[bool, int, str]:
+        """Smallest first; by name where sizes are unknown."""
+        return self.parameters is None, self.parameters or 0, self.name
