@@ -89,7 +89,8 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
                 ends.append(place)
                 break
             place += len(line) + 1
-    for start in range(len(completion)):
+    # No tail longer than the suffix begins it: a long completion costs its length, not its square.
+    for start in range(max(0, len(completion) - len(task.suffix)), len(completion)):
         tail = completion[start:]
         if task.suffix.startswith(tail):
             if tail.strip():
