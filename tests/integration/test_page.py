@@ -225,6 +225,26 @@ def test_right_may_mean_exact_match_under_another_policy(chromium: Browser, tmp_
         assert "met the token limit" in said[1]
 
 
+def test_what_is_unresolved_is_neither_right_nor_wrong(chromium: Browser, tmp_path: Path) -> None:
+    browsed = only(
+        answered("    return b\n", "    return a\n", "sandbox-error", "no memory"),
+        answered("    return c\n", "    return a\n", None),
+        Answer((), "not asked", met_limit=False),
+    )
+    with Opened(chromium, write_page(made_findings(), browsed, tmp_path, drawn=())) as opened:
+        assert opened.page.locator(".signs").inner_text().split() == ["?", "?", "?"]
+        for word in ("right", "wrong"):
+            opened.choose(outcome=word)
+            assert opened.count() == "0 of 1 tasks"
+        opened.choose(outcome="sandbox-error")
+        assert opened.count() == "1 tasks"
+        # Exact match needs no verdict.
+        opened.choose(measure="exact match", outcome="wrong", who="model-1, lr")
+        assert opened.count() == "1 tasks"
+        opened.choose(who="model-2, lr")
+        assert opened.count() == "0 of 1 tasks"
+
+
 def test_an_answer_is_shown_as_what_differs_from_the_reference(
     chromium: Browser, tmp_path: Path
 ) -> None:
