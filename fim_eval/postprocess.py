@@ -89,8 +89,10 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
                 ends.append(place)
                 break
             place += len(line) + 1
-    # No tail longer than the suffix begins it: a long completion costs its length, not its square.
-    for start in range(max(0, len(completion) - len(task.suffix)), len(completion)):
+    # Only where the suffix's first character stands: a slice of every place costs as much as all
+    # else of a report.
+    start = max(0, len(completion) - len(task.suffix)) - 1
+    while task.suffix and (start := completion.find(task.suffix[0], start + 1)) >= 0:
         tail = completion[start:]
         if task.suffix.startswith(tail):
             if tail.strip():

@@ -5,19 +5,28 @@ The same join as `report.table`, told by task instead of counted. Knows no page.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from rapidfuzz.distance import Levenshtein
 
-from fim_eval.journal import Outcomes, read_manifest, read_outcomes, read_tasks
+from fim_eval.journal import (
+    GENERATIONS,
+    TASKS,
+    Outcomes,
+    read_manifest,
+    read_outcomes,
+    read_tasks,
+)
 from fim_eval.judge import program_key
 from fim_eval.metrics import exact_match
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
-from fim_eval.records import InfillTask, RequestFailure, Verdict
+from fim_eval.records import Completion, InfillTask, RequestFailure, Verdict
 from fim_eval.verdicts import read_references, read_verdicts
-from fim_eval.words import Kind, Policy, Strategy, VerdictOutcome
+from fim_eval.words import NO_VERDICT, Kind, Policy, Strategy, VerdictOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,52 +97,44 @@ class Browsed:
     tasks: tuple[BrowsedTask, ...]
 
 
-def read_browsed(runs: Sequence[Path]) -> Browsed:
+def read_browsed(runs: Sequence[Path], *, workers: int = 1) -> Browsed:
     """The tasks of run directories, each once, with the answers of all runs that asked it.
 
     Tasks stand in the order of the first run that asked them; answerers by size, then name, then
     strategy. Two tasks of one id are one only if they are one text.
 
+    Args:
+        runs: run directories.
+        workers: processes to share them, if there is much to read. They are spawned, so with more
+            than one a script of yours must guard its `__main__`.
+
     Raises:
         RunDirectoryError: a run cannot be read.
     """
-    found = _Found()
-    for path in runs:
-        found.add(path)
-    return found.browsed()
-
-
-@dataclass
-class _Found:
-    tasks: dict[tuple[str, str, str, str], InfillTask] = field(default_factory=dict)
-    answers: dict[Answerer, dict[tuple[str, str, str, str], Answer]] = field(default_factory=dict)
-    sensitive: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
-    order: dict[Answerer, tuple[float, str, int, int]] = field(default_factory=dict)
-
-    def add(self, path: Path) -> None:
-        manifest = read_manifest(path)
-        strategy = manifest.identity.strategy
-        outcomes = read_outcomes(path)
-        verdicts = _Verdicts(path)
-        own: dict[tuple[str, str, str, str], Answer] = {}
-        for task in read_tasks(path):
-            key = (task.task_id, task.prefix, task.middle, task.suffix)
-            self.tasks.setdefault(key, task)
-            own[key] = _answer(task, strategy, outcomes, verdicts)
-            empty = verdicts.of(task, "")
-            if empty is not None:
-                self.sensitive[key] = empty.outcome != "passed"
-        answerer = Answerer(manifest.identity.model, strategy)
-        if not self.answers.get(answerer, {}).keys().isdisjoint(own):
-            answerer = Answerer(answerer.model, strategy, str(path))
-        self.answers.setdefault(answerer, {}).update(own)
-        size = manifest.card.parameters if manifest.card else float("inf")
-        place = _STRATEGIES.index(strategy)
-        self.order[answerer] = (size, answerer.model, place, len(self.order))
-
-    def browsed(self) -> Browsed:
-        answerers = tuple(sorted(self.order, key=self.order.__getitem__))
-        tasks = tuple(
+    tasks: dict[_Key, InfillTask] = {}
+    sensitive: dict[_Key, bool] = {}
+    answers: dict[Answerer, dict[_Key, Answer]] = {}
+    places: dict[Answerer, tuple[float, str, int, int]] = {}
+    for path, read in zip(runs, _read_all(runs, workers), strict=True):
+        own = dict(zip(map(_key, read.tasks), read.answers, strict=True))
+        for key, task in zip(own, read.tasks, strict=True):
+            tasks.setdefault(key, task)
+        sensitive.update(
+            (key, known)
+            for key, known in zip(own, read.sensitive, strict=True)
+            if known is not None
+        )
+        answerer = read.answerer
+        if not answers.get(answerer, {}).keys().isdisjoint(own):
+            answerer = Answerer(answerer.model, answerer.strategy, str(path))
+        answers.setdefault(answerer, {}).update(own)
+        places[answerer] = (
+            read.size, answerer.model, _STRATEGIES.index(answerer.strategy), len(places),
+        )  # fmt: skip
+    answerers = tuple(sorted(places, key=places.__getitem__))
+    return Browsed(
+        answerers,
+        tuple(
             BrowsedTask(
                 task_id=task.task_id,
                 kind=task.kind,
@@ -141,12 +142,63 @@ class _Found:
                 prefix=task.prefix,
                 middle=task.middle,
                 suffix=task.suffix,
-                sensitive=self.sensitive.get(key),
-                answers=tuple(self.answers[answerer].get(key) for answerer in answerers),
+                sensitive=sensitive.get(key),
+                answers=tuple(answers[answerer].get(key) for answerer in answerers),
             )
-            for key, task in self.tasks.items()
-        )
-        return Browsed(answerers, tasks)
+            for key, task in tasks.items()
+        ),
+    )
+
+
+_Key = tuple[str, str, str, str]
+_PARALLEL_BYTES = 4 << 20
+"""Below so much to read, starting processes costs more than it spares."""
+
+
+def _key(task: InfillTask) -> _Key:
+    return task.task_id, task.prefix, task.middle, task.suffix
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One run directory."""
+
+    answerer: Answerer
+    size: float
+    """Parameters; infinite where they are not known."""
+
+    tasks: list[InfillTask]
+    answers: list[Answer]
+    sensitive: list[bool | None]
+
+
+def _read_all(runs: Sequence[Path], workers: int) -> list[_Read]:
+    files = (path / name for path in runs for name in (TASKS, GENERATIONS))
+    size = sum(file.stat().st_size for file in files if file.exists())
+    workers = min(workers, len(runs))
+    if size < _PARALLEL_BYTES or workers < 2:
+        return [_read(path) for path in runs]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_read, runs))
+
+
+def _read(path: Path) -> _Read:
+    manifest = read_manifest(path)
+    strategy = manifest.identity.strategy
+    outcomes = read_outcomes(path)
+    verdicts = _Verdicts(path)
+    tasks = read_tasks(path)
+    floors = [verdicts.of(task, "") for task in tasks]
+    return _Read(
+        answerer=Answerer(manifest.identity.model, strategy),
+        size=manifest.card.parameters if manifest.card else float("inf"),
+        tasks=tasks,
+        answers=[_answer(task, strategy, outcomes, verdicts) for task in tasks],
+        sensitive=[
+            None if floor is None or floor.outcome in NO_VERDICT else floor.outcome != "passed"
+            for floor in floors
+        ],
+    )
 
 
 _STRATEGIES: tuple[Strategy, ...] = ("lr", "lr-rerank", "fewshot", "fim-psm", "fim-spm")
@@ -190,7 +242,9 @@ def _answer(
                 detail=verdict.detail if verdict else "",
             )
         )
-    return Answer(tuple(fillings), None, met_limit=completion.finish_reason == "length")
+    # Of an answer from elsewhere only the text is known.
+    met_limit = isinstance(completion, Completion) and completion.finish_reason == "length"
+    return Answer(tuple(fillings), None, met_limit=met_limit)
 
 
 def _failure(task_id: str, strategy: Strategy, outcomes: Outcomes) -> str:

@@ -27,14 +27,22 @@ PAGE = "index.html"
 FIGURES = "figures"
 
 
-def write_report_page(findings: Findings, runs: Sequence[Path], folder: Path) -> list[Path]:
+def write_report_page(
+    findings: Findings, runs: Sequence[Path], folder: Path, *, workers: int = 1
+) -> list[Path]:
     """Write the page of some run directories, and every figure as SVG and PNG; return the paths.
+
+    Args:
+        findings: what it says.
+        runs: run directories, for the browser of tasks.
+        folder: for `index.html` and the folder `figures`.
+        workers: processes to read runs with; see `read_browsed`.
 
     Raises:
         RunDirectoryError: a run cannot be read, or the folder not be written.
     """
     drawn = draw(findings)
-    page = write_page(findings, read_browsed(runs), folder, drawn)
+    page = write_page(findings, read_browsed(runs, workers=workers), folder, drawn)
     return [page, *write_figures(drawn, folder / FIGURES)]
 
 

@@ -50,6 +50,9 @@ _WORDS: dict[str, str] = {
 """Columns of words, not of numbers, with their classes."""
 
 
+_PROMPTS: dict[str, str] = {"ids": "token ids", "text": "text"}
+
+
 def sections(findings: Findings, drawn: Sequence[Drawn]) -> Html:
     """Every section for which the findings hold anything, in the order of reading."""
     figures = {figure.name: figure for figure in drawn}
@@ -105,7 +108,7 @@ def appendix(findings: Findings) -> Html:
                     "server": run.server,
                     "asked": run.created_at,
                     "code": run.code_revision or "not known",
-                    "prompts": "token ids" if run.prompt_form == "ids" else "text",
+                    "prompts": _PROMPTS.get(run.prompt_form, "not known"),
                     "judged": f"in {run.isolation}" if run.isolation else "no",
                 }
             ),
@@ -278,20 +281,41 @@ def _estimate(
     below: Html | None = None,
 ) -> Html:
     """A cell: the value or its bounds, the interval below, and what else stands there."""
-    if estimate is None or estimate.least is None or estimate.most is None:
+    if estimate is None or estimate.value is estimate.least is estimate.most is None:
         return _cell("–", class_="none")
-    shown = told(estimate.value, metric, signed=signed)
     bounded = estimate.value is None
-    if bounded:
-        least, most = (told(end, metric, signed=signed) for end in (estimate.least, estimate.most))
-        shown = least if least == most else f"{least} to {most}"
-    low, high = (told(end, metric, signed=signed) for end in (estimate.low, estimate.high))
     return _cell(
-        tag("span", shown, class_="bounds" if bounded else "value"),
-        tag("span", f"{low} to {high}", class_="interval"),
+        tag(
+            "span", told_estimate(estimate, metric, signed=signed),
+            class_="bounds" if bounded else "value",
+        ),
+        _interval(estimate, metric, signed=signed),
         below,
         class_="chosen" if chosen else None,
+    )  # fmt: skip
+
+
+def told_estimate(estimate: Estimate, metric: Metric, *, signed: bool = False) -> str:
+    """The value, or the bounds that it is between, as far as it has any."""
+    if estimate.value is not None:
+        return told(estimate.value, metric, signed=signed)
+    least, most = (told(end, metric, signed=signed) for end in (estimate.least, estimate.most))
+    if least == most:
+        return least
+    if estimate.most is None:
+        return f"{least} or more"
+    return f"{most} or less" if estimate.least is None else f"{least} to {most}"
+
+
+def _interval(estimate: Estimate, metric: Metric, *, signed: bool) -> Html | None:
+    """None where too little is known for one."""
+    if estimate.low is None and estimate.high is None:
+        return None
+    low, high = (
+        told(end, metric, signed=signed) if end is not None else "?"
+        for end in (estimate.low, estimate.high)
     )
+    return tag("span", f"{low} to {high}", class_="interval")
 
 
 def _scaling(findings: Findings, figures: dict[str, Drawn]) -> Html | None:
@@ -521,16 +545,10 @@ def _matrix_cell(pair: Pair | None) -> Html:
     if pair is None:
         return _cell(class_="none")
     metric, found = pair.metric, pair.difference
-    value = told(found.value, metric, signed=True)
-    if found.value is None and found.least is not None:
-        value = (
-            f"{told(found.least, metric, signed=True)} to {told(found.most, metric, signed=True)}"
-        )
-    low, high = (told(end, metric, signed=True) for end in (found.low, found.high))
     noise = tag("span", "below the noise", class_="interval")
     return _cell(
-        tag("span", value, class_="value"),
-        tag("span", f"{low} to {high}", class_="interval"),
+        tag("span", told_estimate(found, metric, signed=True), class_="value"),
+        _interval(found, metric, signed=True),
         tag("span", f"p {told_probability(pair.p_holm)}", class_="interval"),
         noise if pair.finding == "below the noise" else None,
         class_=_SHADES[pair.finding],
