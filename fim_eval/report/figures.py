@@ -510,7 +510,9 @@ def _length(findings: Findings, metric: Metric) -> Figure | None:
                 "group:N",
                 title="characters of the reference",
                 sort=order,
-                axis=alt.Axis(labelAngle=-40, grid=False, labelFontSize=11),
+                axis=alt.Axis(
+                    labelAngle=0 if width > 75 * len(order) else -40, grid=False, labelFontSize=11
+                ),
             ),
             "xOffset": alt.XOffset("series:N", sort=models),
         }

@@ -209,13 +209,13 @@ def test_right_may_mean_exact_match_under_another_policy(chromium: Browser, tmp_
     findings = made_findings({"one": (None, "unknown")}, kinds=("single-line",))
     with Opened(chromium, write_page(findings, browsed, tmp_path, drawn=())) as opened:
         opened.choose(outcome="right")
-        assert opened.count() == "1 tasks"
+        assert opened.count() == "1 task"
         opened.choose(policy="raw")
-        assert opened.count() == "0 of 1 tasks"
+        assert opened.count() == "0 of 1 task"
         opened.choose(outcome="error")
-        assert opened.count() == "1 tasks"
+        assert opened.count() == "1 task"
         opened.choose(measure="exact match", outcome="right", policy="syntax")
-        assert opened.count() == "1 tasks"
+        assert opened.count() == "1 task"
         opened.page.locator(".row").click()
         said = opened.page.locator(".said").all_inner_texts()
         assert len(said) == 2
@@ -235,14 +235,14 @@ def test_what_is_unresolved_is_neither_right_nor_wrong(chromium: Browser, tmp_pa
         assert opened.page.locator(".signs").inner_text().split() == ["?", "?", "?"]
         for word in ("right", "wrong"):
             opened.choose(outcome=word)
-            assert opened.count() == "0 of 1 tasks"
+            assert opened.count() == "0 of 1 task"
         opened.choose(outcome="sandbox-error")
-        assert opened.count() == "1 tasks"
+        assert opened.count() == "1 task"
         # Exact match needs no verdict.
         opened.choose(measure="exact match", outcome="wrong", who="model-1, lr")
-        assert opened.count() == "1 tasks"
+        assert opened.count() == "1 task"
         opened.choose(who="model-2, lr")
-        assert opened.count() == "0 of 1 tasks"
+        assert opened.count() == "0 of 1 task"
 
 
 def test_an_answer_is_shown_as_what_differs_from_the_reference(

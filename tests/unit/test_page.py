@@ -23,8 +23,9 @@ from fim_eval.report.figures import (
     Theme,
     model_colours,
 )
+from fim_eval.report.findings import Estimate
 from fim_eval.report.page.packing import VERDICTS, pack
-from fim_eval.report.page.sections import appendix, contents, sections
+from fim_eval.report.page.sections import appendix, contents, sections, told_estimate
 from fim_eval.report.views import headline_pairs, headline_rows
 from tests.made_report import made_browsed, made_findings
 
@@ -160,6 +161,20 @@ def test_every_headline_number_stands_in_the_page() -> None:
         assert f"{pair.only_larger:,}" in shown
     assert "64.9 to 65.4" in shown  # 70B's bounds
     assert "not audited" not in shown
+
+
+def test_what_has_no_bound_or_no_interval_is_told_as_such() -> None:
+    def told_as(value: float | None, least: float | None, most: float | None) -> str:
+        estimate = Estimate(
+            value=value, least=least, most=most, low=None, high=None, tasks=3, problems=1
+        )
+        return told_estimate(estimate, "edit_distance")
+
+    assert told_as(2.0, 2.0, 2.0) == "2.0"
+    assert told_as(None, 2.0, None) == "2.0 or more"
+    assert told_as(None, None, 2.0) == "2.0 or less"
+    assert told_as(None, 2.0, 3.0) == "2.0 to 3.0"
+    assert told_as(None, None, None) == "–"
 
 
 def test_every_link_leads_to_a_section() -> None:

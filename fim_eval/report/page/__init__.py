@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -41,8 +42,11 @@ def write_report_page(
     Raises:
         RunDirectoryError: a run cannot be read, or the folder not be written.
     """
-    drawn = draw(findings)
-    page = write_page(findings, read_browsed(runs, workers=workers), folder, drawn)
+    # Runs are read by processes of their own: the figures are drawn meanwhile.
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_browsed, runs, workers=workers)
+        drawn = draw(findings)
+    page = write_page(findings, reading.result(), folder, drawn)
     return [page, *write_figures(drawn, folder / FIGURES)]
 
 

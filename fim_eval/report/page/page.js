@@ -269,9 +269,8 @@
         if (wrong !== "" && !isWrong(stateOf(task, Number(wrong)))) continue;
         found.push(task);
       }
-      count.textContent = found.length === tasks
-        ? `${tasks.toLocaleString("en")} tasks`
-        : `${found.length.toLocaleString("en")} of ${tasks.toLocaleString("en")} tasks`;
+      const all = `${tasks.toLocaleString("en")} ${tasks === 1 ? "task" : "tasks"}`;
+      count.textContent = found.length === tasks ? all : `${found.length.toLocaleString("en")} of ${all}`;
       selected = before === undefined ? -1 : found.indexOf(before);
       rows.style.height = `${found.length * ROW}px`;
       list.scrollTop = selected < 0 ? 0 : Math.max(0, selected * ROW - list.clientHeight / 2);

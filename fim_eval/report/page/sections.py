@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from fim_eval.report.figures import Drawn, for_both
 from fim_eval.report.findings import Breakdown, Estimate, Findings, Metric, Pair, Row, Trend
-from fim_eval.report.page.markup import Html, Piece, join, tag
+from fim_eval.report.page.markup import Html, Piece, join, tag, text
 from fim_eval.report.views import (
     METRICS,
     RATES,
@@ -25,7 +27,7 @@ from fim_eval.report.views import (
     strategies_of,
     told_size,
 )
-from fim_eval.words import Kind, Strategy
+from fim_eval.words import Kind, Strategy, VerdictOutcome
 
 _GROUPS: dict[str, str] = {
     "length": "length of the reference, characters",
@@ -85,13 +87,35 @@ def answer(findings: Findings) -> Html:
         if findings.caveats
         else None
     )
-    return join(tag("p", first, class_="answer"), *(tag("p", each) for each in rest), caveats)
+    return join(
+        tag("p", _unbroken(first), class_="answer" if len(first) < _LONG else "answer long"),
+        *(tag("p", _unbroken(each)) for each in rest),
+        caveats,
+    )
+
+
+_LONG = 180
+"""Characters from which a first sentence is set smaller."""
+
+
+def _unbroken(words: str) -> Html:
+    """A number keeps its unit on its line."""
+    return Html(re.sub(r"(?<=\d) (?=%|[BM]\b)", "&nbsp;", text(words)))
+
+
+def _sentence(words: str) -> str:
+    """A note that may have been made to stand in a sentence of others.
+
+    >>> _sentence("a line through 4 sizes")
+    'A line through 4 sizes.'
+    """
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
 def appendix(findings: Findings) -> Html:
     """Definitions and manifests."""
     definitions = [
-        join(tag("dt", METRICS.get(name, name)), tag("dd", meaning))  # type: ignore[call-overload]
+        join(tag("dt", METRICS.get(name, name.replace("_", " "))), tag("dd", meaning))  # type: ignore[call-overload]
         for name, meaning in findings.definitions.items()
     ]
     runs = [
@@ -181,6 +205,8 @@ def _table(
     label: str,
     heads: Sequence[Piece],
     bodies: Iterable[tuple[str | None, Sequence[Sequence[Html]]]],
+    *,
+    snug: bool = False,
 ) -> Html:
     """A table with a body per group; cells are elements, the first of each row its head."""
     parts = []
@@ -199,7 +225,14 @@ def _table(
         ),
     )
     return _scrolled(
-        tag("table", tag("caption", label, class_="unseen"), tag("thead", heading), *parts), label
+        tag(
+            "table",
+            tag("caption", label, class_="unseen"),
+            tag("thead", heading),
+            *parts,
+            class_="snug" if snug else None,
+        ),
+        label,
     )
 
 
@@ -373,8 +406,8 @@ def _slopes(findings: Findings, trends: Sequence[Trend], metric: Metric) -> Html
     notes = dict.fromkeys(trend.note for trend in trends)
     return join(
         tag("h3", f"Points of {METRICS[metric]} per doubling of the parameters"),
-        _table("Slope per doubling of parameters", ["", *kinds], [(None, rows)]),
-        *(tag("p", note, class_="note") for note in notes),
+        _table("Slope per doubling of parameters", ["", *kinds], [(None, rows)], snug=True),
+        *(tag("p", _sentence(note), class_="note") for note in notes),
     )
 
 
@@ -649,7 +682,7 @@ def _policies(findings: Findings) -> Html | None:
         tag(
             "p",
             f"{METRICS[metric]} in percent of the same completions, cut in different ways. "
-            "Outlined: the policy that the answer is told under.",
+            "Shaded: the policy that the answer is told under.",
         ),
         _by_kind(f"{METRICS[metric]} by truncation policy", ["model", *policies], bodies),
     )
@@ -735,7 +768,8 @@ def _failures(findings: Findings) -> Html | None:
     rows = headline_rows(findings)
     if not rows:
         return None
-    outcomes = list(dict.fromkeys(name for row in rows for name in row.outcomes))
+    order = {name: place for place, name in enumerate(get_args(VerdictOutcome))}
+    outcomes = sorted({name for row in rows for name in row.outcomes}, key=order.__getitem__)
     failures = list(dict.fromkeys(name for row in rows for name in row.failures))
     heads = [
         "model", "strategy", *outcomes, "unjudged", *failures, "met the limit", "wrote no end",
