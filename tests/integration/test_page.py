@@ -467,6 +467,17 @@ def test_run_directories_are_joined_by_task(tmp_path: Path) -> None:
     assert fourth[2].fillings[0].middle == ""
 
 
+def test_several_processes_read_what_one_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [{"text": f"    return {place}\n"} for place in range(4)]
+    runs = [make_run(tmp_path / name, answers, model=name) for name in ("one", "two", "three")]
+    alone = read_browsed(runs)
+    monkeypatch.setattr("fim_eval.report.browser._PARALLEL_BYTES", 0)
+    assert read_browsed(runs, workers=2) == alone
+    assert len(alone.tasks) == 4
+
+
 def test_the_whole_report_page_is_written(chromium: Browser, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [{"text": "    return a\n"}] * 4)
     paths = write_report_page(made_findings(), [run], tmp_path / "out")
