@@ -9,6 +9,8 @@ VENV := .venv
 SERVER_VENV := .venv-server
 BIN := $(VENV)/bin
 SMOLLM2 := .cache/smollm2-135m
+AXE := .cache/axe-core/axe.min.js
+AXE_VERSION := 4.14.1
 
 # What `make eval` and `make serve-*` take. Empty: the default of the command.
 MBPP ?= mbpp
@@ -112,6 +114,14 @@ test: $(VENV)/ready ## All tests, real vLLM on the CPU included; sets up what th
 	  echo 'make test: vLLM for the CPU could not be set up (see above); its tests are skipped' >&2; \
 	  $(BIN)/python -m pytest tests; \
 	fi
+
+.PHONY: axe-core
+axe-core: $(AXE) ## Fetch the checker of accessibility that tests of the report's page use (npm)
+$(AXE):
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION)
+	tar -xzf $(@D)/axe-core-$(AXE_VERSION).tgz -C $(@D) --strip-components=1 package/axe.min.js
+	rm $(@D)/axe-core-$(AXE_VERSION).tgz
 
 .PHONY: format
 format: $(VENV)/ready ## Format the code

@@ -133,11 +133,7 @@ class AppendFile:
         """
         if self._descriptor is None:
             self._descriptor = _open_to_append(self.path)
-        _write_lines(
-            self._descriptor,
-            b"".join(sealed(orjson.dumps(record.model_dump())) for record in records),
-            self.path,
-        )
+        _write_lines(self._descriptor, sealed_lines(records), self.path)
         if time.monotonic() - self._synced > SYNC_S:
             os.fdatasync(self._descriptor)
             self._synced = time.monotonic()

@@ -27,6 +27,14 @@ lines = st.text(alphabet="ab \t\f\r\u2028\x85é\n", max_size=20)
 """Short texts, rich in what some would take for line ends."""
 
 
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "syntax"])
+def test_a_completion_of_a_million_characters_is_cut_in_no_time(policy: Policy) -> None:
+    # In the square of its length it would be hours.
+    completion = "x" * 1_000_000 + "return"
+    middle = filled_middle(policy, completion, hole("  a\n", suffix="return a\n"))
+    assert len(middle) in {1_000_000 + 1, len(completion), len(completion) + 1}
+
+
 @pytest.mark.parametrize(
     ("completion", "reference", "middle"),
     [
