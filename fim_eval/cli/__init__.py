@@ -17,6 +17,7 @@ from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.options import FAILED
+from fim_eval.cli.planning import plan
 from fim_eval.cli.reporting import report
 from fim_eval.errors import FimEvalError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(plan)
 app.command()(tasks)
 app.command()(prompts)
 app.command()(probe)
