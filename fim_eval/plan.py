@@ -282,6 +282,10 @@ class Assumptions:
     """Of the server's HTTP process for each request: it is one process, so an upper limit."""
 
 
+MEASURED = Assumptions(prefill_efficiency=1, bandwidth_efficiency=1)
+"""For a device that was measured: its numbers are what was reached, not a data sheet's peak."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
     """Requests of one kind."""

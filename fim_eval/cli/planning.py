@@ -103,12 +103,17 @@ def plan(
 
     Asks no model and starts nothing. How far its predictions are off stands in docs/serving.md.
     """
-    from fim_eval.plan import Assumptions, minimum_detectable_difference, plan_server
+    from fim_eval.plan import (
+        MEASURED,
+        Assumptions,
+        minimum_detectable_difference,
+        plan_server,
+    )
     from fim_eval.suite import build_suite
 
     suite = build_suite(problems, split, kind, say, per_problem=per_problem, seed=seed)
     device = _device(gpu)
-    assumed = Assumptions()
+    assumed = MEASURED if gpu == "cpu" else Assumptions()
     chosen = named_strategies(strategies)
     plans: list[ServerPlan] = []
     for name in filter(None, (each.strip() for each in models.split(","))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,15 @@ def test_make_help_lists_every_target() -> None:
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines() if line.startswith("  ") and words(line)}  # fmt: skip
     assert targets <= listed
+
+
+def test_shell_scripts_have_no_fault_that_shellcheck_knows() -> None:
+    scripts = [*ROOT.glob("servers/*.sh"), *ROOT.glob("servers/slurm/*"), ROOT / ".ci" / "run"]
+    assert len(scripts) >= 7
+    tool = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([tool, *scripts], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert done.returncode == 0
 
 
 def test_the_compose_file_is_a_compose_file() -> None:
