@@ -32,6 +32,7 @@ TP ?=
 PP ?=
 GPUS ?=
 BATCH_INVARIANT ?=
+REPLICAS ?=
 PORT ?=
 EXTRA ?=
 
@@ -44,7 +45,8 @@ help: ## This list
 	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
-	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N BATCH_INVARIANT=1 EXTRA="vLLM options"'
+	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
+	@echo '                    EXTRA="vLLM options"'
 
 .PHONY: demo
 demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a real model on vLLM, no GPU, no download but packages
@@ -73,7 +75,8 @@ doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, ser
 	$(BIN)/fim-eval doctor --servers servers
 
 serve = $(if $(GPUS),CUDA_VISIBLE_DEVICES="$(GPUS)") $(if $(BATCH_INVARIANT),VLLM_BATCH_INVARIANT=1) \
-  servers/serve.sh $(1) $(call option,--tensor-parallel-size,TP) \
+  $(if $(REPLICAS),$(PYTHON) servers/replicas.py $(1) $(REPLICAS),servers/serve.sh $(1)) \
+  $(call option,--tensor-parallel-size,TP) \
   $(call option,--pipeline-parallel-size,PP) $(call option,--port,PORT) $(EXTRA)
 
 .PHONY: serve-7b serve-13b serve-34b serve-70b serve-7b-instruct serve-13b-instruct

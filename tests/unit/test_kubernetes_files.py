@@ -242,7 +242,7 @@ def test_the_router_takes_every_option_that_it_is_started_with() -> None:
     options = parse_router_args(words)
     assert options.service_discovery
     assert options.selector == {"app.kubernetes.io/name": "server-7b"}
-    assert (options.service_discovery_port, options.policy) == (8007, "cache_aware")
+    assert (options.service_discovery_port, options.policy) == (8007, "power_of_two")
 
 
 def test_the_router_finds_the_pods_of_the_server_it_is_named_for() -> None:

@@ -127,6 +127,14 @@ def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
     ]  # fmt: skip
 
 
+def test_make_serve_with_replicas_puts_a_router_before_them() -> None:
+    line = dry_run("serve-7b", "REPLICAS=4", "TP=2", "PORT=9000")[0]
+    assert words(line) == [
+        "python3", "servers/replicas.py", "7b", "4", "--tensor-parallel-size", '"2"', "--port",
+        '"9000"',
+    ]  # fmt: skip
+
+
 def test_make_help_lists_every_target() -> None:
     targets = set(
         re.findall(r"^([a-z][a-z0-9.-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -138,7 +146,7 @@ def test_make_help_lists_every_target() -> None:
 
 
 def test_shell_scripts_have_no_fault_that_shellcheck_knows() -> None:
-    scripts = [*ROOT.glob("servers/*.sh"), *ROOT.glob("servers/slurm/*"), ROOT / ".ci" / "run"]
+    scripts = [*ROOT.glob("servers/*.sh"), *ROOT.glob("servers/slurm/*.s*"), ROOT / ".ci" / "run"]
     assert len(scripts) >= 7
     tool = Path(sys.executable).parent / "shellcheck"
     done = subprocess.run([tool, *scripts], capture_output=True, text=True, check=False)
