@@ -112,7 +112,7 @@ def wait_for_router(router: subprocess.Popen[bytes], port: int, log: Path) -> No
 def gpu_shares(
     name: str, count: int, extra: Sequence[str], environment: os._Environ[str] | dict[str, str]
 ) -> list[dict[str, str]]:
-    """What each replica's environment has beside the rest: its own GPUs, if there are any.
+    """What each replica's environment has beside the rest: its own GPUs, else cores.
 
     Raises:
         ServerError: there are too few GPUs for so many replicas.
@@ -124,7 +124,12 @@ def gpu_shares(
         each *= int(given(extra, f"--{option}", short) or setting(name, option, "1"))
     gpus = visible_gpus(environment)
     if gpus is None:
-        return [{} for _ in range(count)]
+        # Each on cores of its own: vLLM would bind the threads of all replicas to the same.
+        cores = sorted(os.sched_getaffinity(0))
+        parts = [cores[number::count] for number in range(count)]
+        bound = [",".join(map(str, part)) for part in parts if part and each == 1]
+        binding = "VLLM_CPU_OMP_THREADS_BIND"
+        return [{binding: part} for part in bound] if len(bound) == count else [{}] * count
     if len(gpus) < count * each:
         raise with_server.ServerError(
             f"{count} replicas of {each} GPUs are wanted and {len(gpus)} GPUs visible; lower "
