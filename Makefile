@@ -13,6 +13,9 @@ SMOLLM2 := .cache/smollm2-135m
 # What `make eval` and `make serve-*` take. Empty: the default of the command.
 MBPP ?= mbpp
 SPLIT ?= test
+KIND ?=
+PER_PROBLEM ?=
+SEED ?=
 OUT ?= runs/eval
 ENDPOINT ?=
 MODEL ?=
@@ -23,6 +26,8 @@ TOKENIZER ?=
 FORMAT ?=
 LIMIT ?=
 CONCURRENCY ?=
+BATCH ?=
+SHARD ?=
 API_KEY_ENV ?=
 NO_VERIFY ?=
 ISOLATION ?=
@@ -42,8 +47,10 @@ option = $(if $($(2)),$(1) "$($(2))")
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9.-]+:.*## / {printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  make eval takes   MBPP=PATH SPLIT=test OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
-	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N CONCURRENCY=N'
+	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
+	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
+	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
+	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
 	@echo '                    EXTRA="vLLM options"'
@@ -53,11 +60,14 @@ demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a r
 	$(PYTHON) servers/with_server.py smollm2 --log runs/demo/server.log -- \
 	  $(BIN)/fim-eval eval --problems starter --out runs/demo
 
-evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" --out "$(OUT)" --servers servers \
+holes = $(call option,--kind,KIND) $(call option,--per-problem,PER_PROBLEM) $(call option,--seed,SEED)
+
+evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes) --out "$(OUT)" --servers servers \
   $(call option,--endpoint,ENDPOINT) $(call option,--model,MODEL) $(call option,--card,CARD) \
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--format,FORMAT) \
-  $(call option,--limit,LIMIT) $(call option,--concurrency,CONCURRENCY) \
+  $(call option,--limit,LIMIT) $(call option,--max-concurrency,CONCURRENCY) \
+  $(call option,--batch,BATCH) $(call option,--shard,SHARD) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 
 judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)
@@ -70,7 +80,7 @@ eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all o
 verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval
 	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged))
 selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge
-	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(judged))
+	$(strip $(BIN)/fim-eval selfcheck --problems "$(MBPP)" --split "$(SPLIT)" $(holes) $(judged))
 doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, servers that answer
 	$(BIN)/fim-eval doctor --servers servers
 

@@ -9,18 +9,20 @@ API: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from fim_eval.errors import EndpointError
+from fim_eval.health import Health, HungError
 from fim_eval.records import (
     Completion,
     Likelihood,
@@ -30,10 +32,13 @@ from fim_eval.records import (
     Scoring,
     Timeouts,
 )
-from fim_eval.transport import LONGEST_DETAIL, describe, error_message, is_timeout
+from fim_eval.transport import LONGEST_DETAIL, Http, describe, error_message, is_timeout
 from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 AnswerT = TypeVar("AnswerT")
+
+LOSES_SERVER: frozenset[FailureReason] = frozenset({"connection", "server-error", "timeout"})
+"""After these it is seen whether the server still generates, before it is asked again."""
 
 
 class _Usage(BaseModel):
@@ -46,11 +51,14 @@ class _Logprob(BaseModel):
 
 
 class _Choice(BaseModel):
+    index: int = 0
     text: str
     finish_reason: str | None
     stop_reason: str | int | None = None
     token_ids: tuple[int, ...] | None = None
-    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_ids: Annotated[Any, SkipValidation] = None
+    """A list; compared with what was sent, which says more than its type."""
+
     prompt_logprobs: tuple[dict[int, _Logprob] | None, ...] | None = None
     """Of each prompt token given those before it, by id; None for the first."""
 
@@ -81,7 +89,7 @@ class Client:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: Http,
         *,
         model: str,
         answers_as: str | None,
@@ -90,6 +98,8 @@ class Client:
         segment: int,
         clock_ns: Callable[[], int],
         sleep: Callable[[float], Any],
+        health: Health | None = None,
+        on_overload: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is sent yet.
 
@@ -102,8 +112,10 @@ class Client:
             segment: the session that records belong to.
             clock_ns: monotonic, in nanoseconds from the segment's start.
             sleep: awaited between attempts.
+            health: of the endpoint; None: it is not waited for when it is lost.
+            on_overload: told whenever the server has too much to do.
         """
-        self._http = http
+        self.http = http
         self._model = model
         self._answers_as = answers_as
         self._sampling = sampling.model_dump()
@@ -111,45 +123,131 @@ class Client:
         self._segment = segment
         self._clock_ns = clock_ns
         self._sleep = sleep
+        self._health = health
+        self._on_overload = on_overload
 
     async def complete(self, prompt: Prompt) -> Completion | RequestFailure:
-        """Ask until there is an answer, a permanent refusal, or no attempt is left.
+        """Ask one prompt: see `complete_all`."""
+        (outcome,) = await self.complete_all([prompt])
+        return outcome
+
+    async def complete_all(self, prompts: Sequence[Prompt]) -> list[Completion | RequestFailure]:
+        """Ask prompts in one request until each has an answer, a refusal, or no attempt left.
+
+        What is wrong with one is not its neighbours' fault: of a request that is refused each half
+        is asked by itself, and what was answered is not asked again.
+
+        Args:
+            prompts: alike in all but what is asked: see `order.batches`.
+
+        Returns:
+            Their outcomes, in order.
 
         Raises:
-            EndpointError: the endpoint refuses us altogether: key, path or model name are wrong.
+            EndpointError: the endpoint refuses us altogether: key, path or model name are wrong;
+                or it is lost and does not come back.
         """
+        attempted = [_Attempted() for _ in prompts]
+        outcomes: dict[int, Completion | RequestFailure] = {}
+        errors: dict[int, _NoAnswerError] = {}
+
+        async def ask() -> None:
+            places = [place for place in range(len(prompts)) if place not in outcomes]
+            sent_ns = self._clock_ns()
+            for place in places:
+                attempted[place].attempts += 1
+                attempted[place].sent_ns = sent_ns
+            errors.clear()
+            answers = await self._ask_prompts([prompts[place] for place in places])
+            for place, found in zip(places, answers, strict=True):
+                if isinstance(found, _NoAnswerError):
+                    errors[place] = found
+                    if found.reason in PERMANENT_FAILURES:
+                        outcomes[place] = self._failure(prompts[place], found, attempted[place])
+                else:
+                    alone = len(places) == 1
+                    outcomes[place] = self._completion(
+                        prompts[place], *found, attempted[place], counted=alone
+                    )
+            open_ = [error for place, error in errors.items() if place not in outcomes]
+            if open_:
+                raise max(open_, key=lambda error: error.retry_after_s or 0.0)
+
+        try:
+            await self._insist(ask)
+        except _NoAnswerError:
+            for place, error in errors.items():
+                if place not in outcomes:
+                    outcomes[place] = self._failure(prompts[place], error, attempted[place])
+        return [outcomes[place] for place in range(len(prompts))]
+
+    async def _ask_prompts(
+        self, prompts: Sequence[Prompt]
+    ) -> list[tuple[_Answer, _Choice] | _NoAnswerError]:
+        """One attempt, in order; a request that is refused for good is split."""
+        contents = [
+            prompt.text if prompt.token_ids is None else prompt.token_ids for prompt in prompts
+        ]
+        first = prompts[0]
         body = {
-            "prompt": prompt.text if prompt.token_ids is None else prompt.token_ids,
-            "max_tokens": prompt.max_tokens,
-            "stop": prompt.stop,
-            "stop_token_ids": prompt.stop_token_ids,
+            "prompt": contents[0] if len(contents) == 1 else contents,
+            "max_tokens": first.max_tokens,
+            "stop": first.stop,
+            "stop_token_ids": first.stop_token_ids,
             "return_token_ids": True,
             **self._sampling,
-            "seed": self._sampling["seed"] + prompt.sample_index,
+            "seed": self._sampling["seed"] + first.sample_index,
         }
-
-        async def ask() -> tuple[_Answer, _Choice]:
-            answer, choice = await self._ask(body)
-            if prompt.token_ids is not None and choice.token_ids is None:
-                raise self._no_ids("a prompt of ids cannot be decoded")
-            return answer, choice
-
-        attempted = _Attempted()
         try:
-            answer, choice = await self._insist(ask, attempted)
+            answer = await self._post(body)
         except _NoAnswerError as error:
-            return self._failure(prompt, error, attempted)
-        return Completion(
+            if len(prompts) == 1 or error.reason not in PERMANENT_FAILURES:
+                return [error] * len(prompts)
+            middle = len(prompts) // 2
+            return [
+                *await self._ask_prompts(prompts[:middle]),
+                *await self._ask_prompts(prompts[middle:]),
+            ]
+        return [self._checked(answer, place, prompt) for place, prompt in enumerate(prompts)]
+
+    def _checked(
+        self, answer: _Answer, place: int, prompt: Prompt
+    ) -> tuple[_Answer, _Choice] | _NoAnswerError:
+        """The choice that answers a prompt of a request, or what is wrong with it."""
+        try:
+            choice = _choice_of(answer, place)
+            if prompt.token_ids is not None:
+                self._check_ids(choice, prompt.token_ids)
+                if choice.token_ids is None:
+                    raise self._no_ids("a prompt of ids cannot be decoded")
+        except _NoAnswerError as error:
+            return error
+        return answer, choice
+
+    def _completion(
+        self,
+        prompt: Prompt,
+        answer: _Answer,
+        choice: _Choice,
+        attempted: _Attempted,
+        *,
+        counted: bool,
+    ) -> Completion:
+        """What is recorded of an answer; `counted`: its usage is of this prompt alone."""
+        usage = answer.usage if counted else None
+        ids, prompt_ids = choice.token_ids, choice.prompt_token_ids
+        # Not validated again: `_Answer` has been, and this is done for every prompt.
+        return Completion.model_construct(
             task_id=prompt.task_id,
             strategy=prompt.strategy,
             sample_index=prompt.sample_index,
             text=choice.text,
             server_text=None,
-            token_ids=choice.token_ids,
+            token_ids=ids,
             finish_reason="stop" if choice.finish_reason == "stop" else "length",
             stop_reason=choice.stop_reason,
-            prompt_tokens=answer.usage.prompt_tokens if answer.usage else None,
-            completion_tokens=answer.usage.completion_tokens if answer.usage else None,
+            prompt_tokens=usage.prompt_tokens if usage else _length(prompt_ids),
+            completion_tokens=usage.completion_tokens if usage else _length(ids),
             system_fingerprint=answer.system_fingerprint,
             answered_as=answer.model,
             attempts=attempted.attempts,
@@ -168,8 +266,11 @@ class Client:
         Raises:
             EndpointError: as `complete`.
         """
+        attempted = _Attempted()
 
         async def ask() -> tuple[_Answer, _Measured]:
+            attempted.attempts += 1
+            attempted.sent_ns = self._clock_ns()
             if scoring.scored == "candidate" and isinstance(scoring.text, str):
                 return await self._measure_text(scoring.text)
             parts = (scoring.given, scoring.text, scoring.end)
@@ -179,9 +280,8 @@ class Client:
             answer, choice = await self._ask(_scoring_body(ids))
             return answer, _measured(choice, ids, len(scoring.given), len(scoring.end))
 
-        attempted = _Attempted()
         try:
-            answer, measured = await self._insist(ask, attempted)
+            answer, measured = await self._insist(ask)
         except _NoAnswerError as error:
             return self._failure(scoring, error, attempted)
         return Likelihood(
@@ -207,7 +307,7 @@ class Client:
         answer, choice = await self._ask(_scoring_body(text))
         if choice.prompt_token_ids is None:
             raise self._no_ids("what was scored cannot be told")
-        return answer, _measured(choice, choice.prompt_token_ids, 0, 0)
+        return answer, _measured(choice, tuple(choice.prompt_token_ids), 0, 0)
 
     async def _measure_parts(self, scoring: Scoring) -> tuple[_Answer, _Measured]:
         """A text after another, each tokenised by the server."""
@@ -238,18 +338,16 @@ class Client:
         _, choice = await self._ask(body)
         if choice.prompt_token_ids is None:
             raise self._no_ids("what is scored cannot be told from what stands before it")
-        return choice.prompt_token_ids
+        return tuple(choice.prompt_token_ids)
 
     def _no_ids(self, consequence: str) -> EndpointError:
         return EndpointError(
-            f"{self._http.base_url}completions: returns no token ids, without which {consequence}; "
+            f"{self.http.base_url}completions: returns no token ids, without which {consequence}; "
             "it needs vLLM 0.11 or newer"
         )
 
-    async def _insist(
-        self, ask: Callable[[], Awaitable[AnswerT]], attempted: _Attempted
-    ) -> AnswerT:
-        """What `ask` returns, tried as often as may help; `attempted` counts and times.
+    async def _insist(self, ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+        """What `ask` returns, tried as often as may help; a lost server is waited for in between.
 
         Raises:
             _NoAnswerError: of the last attempt.
@@ -262,9 +360,12 @@ class Client:
             reraise=True,
         ):
             with attempt:
-                attempted.attempts += 1
-                attempted.sent_ns = self._clock_ns()
-                return await ask()
+                try:
+                    return await ask()
+                except _NoAnswerError as error:
+                    if self._health is not None and error.reason in LOSES_SERVER:
+                        await self._health.recovered()
+                    raise
         raise AssertionError("the last attempt returns or raises")
 
     def _failure(
@@ -284,13 +385,21 @@ class Client:
         )
 
     async def _ask(self, body: Mapping[str, Any]) -> tuple[_Answer, _Choice]:
+        """The one choice of a request with one prompt."""
+        answer = await self._post(body)
+        choice = _choice_of(answer, 0)
+        if not isinstance(body["prompt"], str):
+            self._check_ids(choice, body["prompt"])
+        return answer, choice
+
+    async def _post(self, body: Mapping[str, Any]) -> _Answer:
         whole = {"model": self._model, "n": 1, "stream": False, **body}
+        watched = self._health.watched() if self._health else contextlib.nullcontext()
         try:
-            response = await self._http.post(
-                "completions",
-                content=orjson.dumps(whole),
-                headers={"Content-Type": "application/json"},
-            )
+            async with watched:
+                response = await self.http.post_completions(orjson.dumps(whole))
+        except HungError as error:
+            raise _NoAnswerError("timeout", str(error)) from error
         except httpx.TransportError as error:
             reason: FailureReason = "timeout" if is_timeout(error) else "connection"
             raise _NoAnswerError(reason, describe(error)) from error
@@ -298,7 +407,7 @@ class Client:
             raise _NoAnswerError("malformed-response", describe(error)) from error
         if response.status_code != 200:
             raise self._refusal(response)
-        return self._read(body["prompt"], response)
+        return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
@@ -310,6 +419,7 @@ class Client:
         if status == 404:
             return EndpointError(f"{where}: HTTP 404 for model {self._model!r} ({message})")
         if status in (429, 503):
+            self._on_overload()
             return _NoAnswerError("overloaded", detail, retry_after_s(response.headers))
         if status == 408:
             return _NoAnswerError("timeout", detail)
@@ -320,9 +430,7 @@ class Client:
             return _NoAnswerError("prompt-too-long" if too_long else "bad-request", detail)
         return EndpointError(f"{where}: unexpected answer ({detail}); is this the full base URL?")
 
-    def _read(
-        self, prompt: str | tuple[int, ...], response: httpx.Response
-    ) -> tuple[_Answer, _Choice]:
+    def _read(self, response: httpx.Response, prompts: int) -> _Answer:
         try:
             body = orjson.loads(response.content)
         except orjson.JSONDecodeError as error:
@@ -335,21 +443,22 @@ class Client:
             fault = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, fault["loc"]))
             raise _NoAnswerError("malformed-response", f"{place}: {fault['msg']}") from error
-        if len(answer.choices) != 1:
+        answer.choices = tuple(sorted(answer.choices, key=lambda choice: choice.index))
+        if [choice.index for choice in answer.choices] != list(range(prompts)):
             raise _NoAnswerError(
-                "malformed-response", f"{len(answer.choices)} choices, asked for 1"
+                "malformed-response", f"{len(answer.choices)} choices, asked for {prompts}"
             )
-        choice = answer.choices[0]
-        if choice.finish_reason not in ("stop", "length"):
-            raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
         if self._answers_as is not None and answer.model != self._answers_as:
             raise _NoAnswerError(
                 "wrong-model",
                 f"answered as {answer.model!r}, the run began with {self._answers_as!r}",
             )
-        if not isinstance(prompt, str) and choice.prompt_token_ids not in (None, prompt):
+        return answer
+
+    @staticmethod
+    def _check_ids(choice: _Choice, sent: Sequence[int]) -> None:
+        if choice.prompt_token_ids is not None and choice.prompt_token_ids != list(sent):
             raise _NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
-        return answer, choice
 
     def _wait_s(self, state: RetryCallState) -> float:
         """What the server asks for, else exponential with full jitter, up to the longest wait."""
@@ -359,6 +468,27 @@ class Client:
             return min(error.retry_after_s, longest)
         backoff = wait_random_exponential(multiplier=self._timeouts.first_wait_s, max=longest)
         return backoff(state)
+
+
+def _length(ids: Sequence[int] | None) -> int | None:
+    return None if ids is None else len(ids)
+
+
+def _is_one(prompt: Any) -> bool:
+    """Whether it is one prompt, not several: a text, or ids."""
+    return isinstance(prompt, str) or not prompt or isinstance(prompt[0], int)
+
+
+def _choice_of(answer: _Answer, place: int) -> _Choice:
+    """The choice for the prompt at a place of the request.
+
+    Raises:
+        _NoAnswerError: the server gave it up.
+    """
+    choice = answer.choices[place]
+    if choice.finish_reason not in ("stop", "length"):
+        raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
+    return choice
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Stage 1: tasks and an endpoint in, a run directory of generations out.
+"""Stage 1: tasks and servers in, a run directory of generations out.
 
 Only asks and times: completions first, then how probable texts are, where that is wanted.
 Everything that can be refused is refused before the first task is asked: the strategy, the
@@ -15,29 +15,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import ValidationError
 
 from fim_eval.client import Client
-from fim_eval.errors import (
-    EndpointError,
-    ServerChangedError,
-    StrategyRefusedError,
-    TokenizerError,
-)
-from fim_eval.formats import (
-    FORMATS,
-    card_of,
-    format_of,
-    format_of_model,
-    formats_of_tokenizer,
-)
+from fim_eval.crew import Post, requests_waiting, work_off
+from fim_eval.errors import EndpointError, ServerChangedError
+from fim_eval.health import Health
 from fim_eval.journal import (
     Outcomes,
     RunDirectory,
@@ -49,46 +38,45 @@ from fim_eval.journal import (
     read_segments,
     scoring_key_of,
 )
+from fim_eval.limiter import Limiter
 from fim_eval.lines import json_lines
+from fim_eval.order import Question, batches, distinct, in_cache_order, replica_of, shard_of
 from fim_eval.postprocess import continuation, filled_middle
-from fim_eval.prompt import (
-    FILL_END_TOKENS,
-    MAX_TOKENS,
-    build_prompt,
-    candidate_scoring,
-    gold_scoring,
-    infill_format,
-    sentinel_ids,
-    start_of,
-)
+from fim_eval.prompt import candidate_scoring, gold_scoring
+from fim_eval.recipe import Prepared, Recipe, prepare
 from fim_eval.records import (
     Completion,
-    InfillFormat,
+    ConcurrencyChange,
     InfillTask,
     Likelihood,
-    ModelCard,
     Probe,
     Problem,
     Prompt,
     RequestFailure,
     RunIdentity,
     RunManifest,
-    Sampling,
     Scoring,
     Segment,
     ServerIdentity,
     TaskFacts,
     Timeouts,
 )
-from fim_eval.rerank import SAMPLES, SAMPLING, first_of_each, ranking
-from fim_eval.server import Listing, list_models
-from fim_eval.tokenizer import Tokenizer, open_tokenizer, tokenizer_path
-from fim_eval.transport import check_base_url, open_http
-from fim_eval.words import INFILLING, Context, Scored, Strategy
+from fim_eval.rerank import first_of_each, ranking
+from fim_eval.server import list_models
+from fim_eval.tokenizer import Tokenizer
+from fim_eval.transport import Http, check_base_url, open_http
+from fim_eval.words import Scored
 
 Asked = Prompt | Scoring
-AskedT = TypeVar("AskedT", bound=Prompt | Scoring)
 Outcome = Completion | Likelihood | RequestFailure
+Work = Question | Scoring
+"""What goes into a request."""
+
+BATCH = 16
+"""Prompts in one request, unless the user says: benchmarks/README.md has what others give."""
+
+CONCURRENCY = 256
+"""Prompts in flight at most, of each server, unless the user says."""
 
 PACKAGES = (
     "httpx",
@@ -104,45 +92,6 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How tasks become prompts for one model."""
-
-    model: str
-    """The name the server gives it."""
-
-    strategy: Strategy
-    card: str | None = None
-    """Name of the model card if it is not the served name."""
-
-    format: str = "auto"
-    """Name of a format or path of a `.json` file that holds one; `auto`: by the model's card, its
-    name or its tokenizer."""
-
-    context: Context = "text"
-    tokenizer: str | None = None
-    """Folder or repository; None: the model's own where ids are needed, else the server's."""
-
-    max_tokens: int | None = None
-    """None: the default of each kind of hole."""
-
-    samples: int = SAMPLES
-    """Candidates for each task, where the strategy asks several."""
-
-    examples: Sequence[InfillTask] = ()
-    """Worked examples, where the strategy shows some: see `suite.worked_examples`."""
-
-    @property
-    def prompts_per_task(self) -> int:
-        """How many completions each task is asked."""
-        return self.samples if self.strategy == "lr-rerank" else 1
-
-    @property
-    def sampling(self) -> Sampling:
-        """The strategy's own: greedy where one answer is asked."""
-        return SAMPLING if self.strategy == "lr-rerank" else Sampling()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a user asks for: one model, one strategy, one directory."""
 
@@ -150,6 +99,8 @@ class Request:
     task_facts: TaskFacts | None
     recipe: Recipe
     endpoint: str
+    """Base URL; several servers of the same model, separated by commas."""
+
     out: Path
     problems: Sequence[Problem] = ()
     """That the tasks were cut from, for their tests; the run directory keeps those it needs."""
@@ -159,7 +110,16 @@ class Request:
     the same run can be asked for it later."""
 
     limit: int | None = None
-    concurrency: int = 64
+    shard: tuple[int, int] | None = None
+    """Which part of how many: only its problems are asked. Not part of what makes a run, either:
+    the parts of one run are merged, or asked in turn."""
+
+    concurrency: int = CONCURRENCY
+    """Prompts in flight at most, of each server; how many there are is found out."""
+
+    batch: int = BATCH
+    """Prompts in one request at most."""
+
     timeouts: Timeouts = field(default_factory=Timeouts)
     api_key_env: str | None = None
     api_key: str | None = field(default=None, repr=False)
@@ -174,6 +134,8 @@ class RunResult:
 
     out: Path
     tasks: int
+    """Of the shard, if only one was asked."""
+
     asked: int
     """Prompts and texts of this session."""
 
@@ -190,190 +152,22 @@ class RunResult:
     text_differences: int
     """Completions in which the server's own text differs from its ids decoded by us."""
 
+    was_stopped: bool = False
+    """Whether it was told to stop before all was asked."""
+
     @property
     def unresolved(self) -> int:
         """Tasks without an answer."""
         return self.tasks - self.answered
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Prompts, and what they were made with."""
-
-    tasks: list[InfillTask]
-    prompts: list[Prompt]
-    """All of one task stand together."""
-
-    recipe: Recipe
-    card: ModelCard | None
-    tokenizer: Tokenizer | None
-    format: InfillFormat | None
-    """None where prompts are text, or hold no more than a card says of them."""
-
-    format_from: str | None
-    """How it was chosen, for a person."""
-
-    @property
-    def start(self) -> tuple[int, ...] | None:
-        """What every sequence begins with; None where prompts are text."""
-        if self.tokenizer is None:
-            return None
-        return start_of(self.card, self.tokenizer, self.format)
-
-    def prompts_of(self, place: int) -> list[Prompt]:
-        """The prompts of the task at a place."""
-        count = self.recipe.prompts_per_task
-        return self.prompts[place * count : (place + 1) * count]
-
-
-def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
-    """Build every prompt of a run; contacts nobody but the hub, for a tokenizer it must fetch.
-
-    Raises:
-        StrategyRefusedError: the model cannot be asked this way.
-        TokenizerError: its tokenizer is missing or not the model's.
-    """
-    card = model_card(recipe)
-    named, origin = named_format(recipe, card)
-    encoder = encoder_for(recipe, card, named)
-    if encoder is None:
-        named = origin = None
-    elif named is None and (card is None or card.bos_id is None):
-        named, origin = format_of_file(recipe, encoder), "from the tokenizer"
-    if encoder is not None and named is not None:
-        sentinel_ids(encoder, named)
-    tasks = list(tasks)
-    shown = {example.problem_id for example in recipe.examples}
-    if asked := sorted(shown & {task.problem_id for task in tasks}):
-        raise StrategyRefusedError(
-            f"{recipe.strategy}: {asked[0]} would be a worked example and is asked, too"
-        )
-    more = FILL_END_TOKENS if recipe.strategy == "fewshot" else 0
-    prompts = []
-    for task in tasks:
-        prompt = build_prompt(
-            task,
-            recipe.strategy,
-            context=recipe.context,
-            max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind] + more,
-            model=recipe.model,
-            card=card,
-            encoder=encoder,
-            examples=recipe.examples,
-            named=named,
-        )
-        prompts.append(prompt)
-        prompts += [
-            prompt.model_copy(update={"sample_index": index})
-            for index in range(1, recipe.prompts_per_task)
-        ]
-    return Prepared(tasks, prompts, recipe, card, encoder, named, origin)
-
-
-def model_card(recipe: Recipe) -> ModelCard | None:
-    """The card of the recipe's model; None if it is not in our table and none is named."""
-    card = card_of(recipe.card or recipe.model)
-    if recipe.card is not None and card is None:
-        raise StrategyRefusedError(
-            f"--card {recipe.card}: is not in the table of models (fim_eval/formats.py)"
-        )
-    return card
-
-
-def named_format(
-    recipe: Recipe, card: ModelCard | None
-) -> tuple[InfillFormat, str] | tuple[None, None]:
-    """The format that can be known without the tokenizer, and from what; None: none can.
-
-    Raises:
-        StrategyRefusedError: `--format` names none, or a file that holds none.
-    """
-    if recipe.format.endswith(".json"):
-        return read_format(Path(recipe.format)), f"from {recipe.format}"
-    if recipe.format != "auto":
-        found = format_of(recipe.format)
-        if found is None:
-            raise StrategyRefusedError(
-                f"--format {recipe.format}: is none of "
-                f"{', '.join(each.name for each in FORMATS)}, nor the name of a .json file"
-            )
-        return found, "from --format"
-    if card is not None:
-        return (card.format, "from the model's card") if card.format else (None, None)
-    met = format_of_model(recipe.model)
-    return (met, "from the model's name") if met else (None, None)
-
-
-def read_format(path: Path) -> InfillFormat:
-    """The format that a file holds as JSON (docs/families.md).
-
-    Raises:
-        StrategyRefusedError: it cannot be read, or holds none.
-    """
-    try:
-        return InfillFormat.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise StrategyRefusedError(f"--format {path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise StrategyRefusedError(
-            f"--format {path}: holds no format ({place}: {first['msg']}); docs/families.md has an "
-            "example"
-        ) from error
-
-
-def format_of_file(recipe: Recipe, encoder: Tokenizer) -> InfillFormat:
-    """The format whose sentinels the tokenizer has.
-
-    Raises:
-        TokenizerError: none is, or several are, which only the user can decide.
-    """
-    found = formats_of_tokenizer(lambda piece: encoder.piece_id(piece) is not None)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(each.name for each in found)
-    raise TokenizerError(
-        f"{encoder.source}: "
-        + (
-            f"has the sentinels of several formats ({names}); name the one with --format"
-            if found
-            else f"has the sentinels of no format that is known, and nothing is known of how "
-            f"{recipe.model} begins a sequence; name its format with --format, or the model it is "
-            "with --card, or leave --tokenizer out: then its prompts are sent as text, left to "
-            "right"
-        )
-    )
-
-
-def encoder_for(
-    recipe: Recipe, card: ModelCard | None, named: InfillFormat | None
-) -> Tokenizer | None:
-    """The tokenizer that the recipe needs or names; None where the server tokenises."""
-    wanted = recipe.tokenizer
-    if recipe.strategy in INFILLING:
-        if card is not None or named is not None or wanted is None:
-            infill_format(recipe.model, card, recipe.strategy, named)
-        wanted = wanted or (card.model_id if card else recipe.model)
-    if wanted is None:
-        return None
-    if card is not None and card.infills == "no" and card.bos_id is None:
-        raise TokenizerError(
-            f"--tokenizer {wanted}: nothing is known of how {recipe.model} begins a sequence, so "
-            "its prompts are sent as text; leave --tokenizer out"
-        )
-    owner = card_of(wanted)
-    marks = {piece for each in (*FORMATS, *((named,) if named else ())) for piece in marks_of(each)}
-    return open_tokenizer(tokenizer_path(wanted, owner.revision if owner else None), marks)
-
-
-def marks_of(sentinels: InfillFormat) -> tuple[str, ...]:
-    """The pieces of a format that a program's text must never become."""
-    return (*sentinels.sentinels, *sentinels.ends)
-
-
 async def run(
-    request: Request, on_start: Callable[[int, int], None], on_outcome: Callable[[Outcome], None]
+    request: Request,
+    on_start: Callable[[int, int], None],
+    on_outcome: Callable[[Outcome], None],
+    *,
+    notice: Callable[[str], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
 ) -> RunResult:
     """Ask every task of the request that its run directory does not hold yet.
 
@@ -382,101 +176,263 @@ async def run(
         on_start: told how many prompts and texts to score there are, and how many are left to ask;
             told again when answers have made more.
         on_outcome: told each outcome once it is on disk.
+        notice: told what a person should know while it goes on.
+        stop: once set, nothing more is asked, and what is in flight is waited for a while.
 
     Raises:
         FimEvalError: the run cannot begin or go on; what came before is on disk.
     """
-    base_url = check_base_url(request.endpoint)
+    urls = [check_base_url(url.strip()) for url in request.endpoint.split(",")]
     tasks = list(request.tasks[: request.limit])
     problems = problems_of(tasks, request.problems)
     prepared = prepare(tasks, request.recipe)
+    stop = stop or asyncio.Event()
     with RunDirectory(request.out) as directory:
         if has_manifest(request.out):
             # With the stored server in place of today's: what is finished needs no server.
             stored = read_manifest(request.out)
             directory.claim(_manifest(request, tasks, problems, prepared, stored.server), tasks)
             outcomes = read_outcomes(request.out)
-            wanted = _wanted(prepared, outcomes, gold=request.gold)
+            wanted = _wanted(request, prepared, outcomes)
             if not _pending(wanted, outcomes):
                 _rank(prepared, outcomes, directory)
                 on_start(len(wanted), 0)
                 return _result(request, prepared, outcomes, asked=0)
-        async with open_http(
-            base_url,
-            request.api_key,
-            concurrency=request.concurrency,
-            timeouts=request.timeouts,
-        ) as http:
-            clock = Clock()
-            segment = len(read_segments(request.out))
-
-            def client(answers_as: str | None) -> Client:
-                return Client(
-                    http,
-                    model=request.recipe.model,
-                    answers_as=answers_as,
-                    sampling=request.recipe.sampling,
-                    timeouts=request.timeouts,
-                    segment=segment,
-                    clock_ns=clock,
-                    sleep=asyncio.sleep,
-                )
-
-            listing = await list_models(http)
-            server = await identify(base_url, request.recipe.model, listing, client(None))
-            if request.gold or request.recipe.strategy == "lr-rerank":
-                scored: Scored = "gold" if request.gold else "candidate"
-                await _check_scoring(base_url, prepared, scored, client(server.answers_as))
-            manifest = _manifest(request, tasks, problems, prepared, server)
-            directory.claim(manifest, tasks, problems, request.recipe.examples)
+        async with AsyncExitStack() as stack:
+            session = _Session(request, prepared, directory, on_outcome, notice)
+            server = await session.open(urls, stack)
+            directory.claim(
+                _manifest(request, tasks, problems, prepared, server),
+                tasks,
+                problems,
+                request.recipe.examples,
+            )
             before = read_outcomes(request.out)
-            wanted = _wanted(prepared, before, gold=request.gold)
+            wanted = _wanted(request, prepared, before)
             pending = _pending(wanted, before)
             on_start(len(wanted), len(pending))
-            directory.begin_segment(
-                Segment(
-                    segment=segment,
-                    started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                    base_url=base_url,
-                    asked=len(pending),
-                    gold=request.gold,
-                    pid=os.getpid(),
-                    concurrency=request.concurrency,
-                )
-            )
-            clock.restart()
-
-            def sink(outcome: Outcome) -> None:
-                directory.append(outcome)
-                on_outcome(outcome)
-
-            asking = client(server.answers_as)
-
-            async def answer(one: Asked) -> Outcome:
-                return await (
-                    asking.complete(one) if isinstance(one, Prompt) else asking.score(one)
-                )
-
+            session.begin(len(pending))
             asked = 0
             while pending:
-                await ask_all(
-                    pending,
-                    answer,
-                    sink,
-                    tokenizer=prepared.tokenizer,
-                    fingerprint=server.system_fingerprint,
-                    concurrency=request.concurrency,
-                )
+                await session.ask(pending, stop)
                 asked += len(pending)
-                outcomes = read_outcomes(request.out)
+                if stop.is_set() or request.recipe.strategy != "lr-rerank":
+                    break
                 # What candidates have made possible: their programs can be scored now.
+                outcomes = read_outcomes(request.out)
                 known = set(map(_key, wanted))
-                wanted = _wanted(prepared, outcomes, gold=request.gold)
+                wanted = _wanted(request, prepared, outcomes)
                 pending = [one for one in _pending(wanted, outcomes) if _key(one) not in known]
                 if pending:
                     on_start(len(wanted), len(pending))
-            _rank(prepared, read_outcomes(request.out), directory)
-    return _result(request, prepared, before, asked=asked)
+            if request.recipe.strategy == "lr-rerank":
+                _rank(prepared, read_outcomes(request.out), directory)
+    return _result(request, prepared, before, asked=asked, was_stopped=stop.is_set())
+
+
+class _Session:
+    """One session of asking: its servers, and where their answers go."""
+
+    def __init__(
+        self,
+        request: Request,
+        prepared: Prepared,
+        directory: RunDirectory,
+        on_outcome: Callable[[Outcome], None],
+        notice: Callable[[str], None],
+    ) -> None:
+        self._request = request
+        self._prepared = prepared
+        self._directory = directory
+        self._on_outcome = on_outcome
+        self._notice = notice
+        self._clock = Clock()
+        self._segment = len(read_segments(directory.path))
+        self._posts: list[Post[Work]] = []
+        self._stored: dict[str, int] = {}
+        """By server, how many changes of its limit are on disk."""
+
+    async def open(self, urls: Sequence[str], stack: AsyncExitStack) -> ServerIdentity:
+        """Reach every server, and see that they are the same but for their address.
+
+        Raises:
+            EndpointError: one cannot be asked.
+            ServerChangedError: they differ.
+        """
+        request, identity = self._request, None
+        for url in urls:
+            http = await stack.enter_async_context(
+                open_http(
+                    url,
+                    request.api_key,
+                    concurrency=request.concurrency,
+                    timeouts=request.timeouts,
+                )
+            )
+            found = await identify(url, request.recipe.model, self._client(http, None))
+            if identity is None:
+                identity = found
+                await self._check_scoring(url, self._client(http, found.answers_as))
+            elif difference := _difference(identity, found):
+                raise ServerChangedError(
+                    f"{url}: is not the same server as {urls[0]} ({difference}); one run asks one "
+                    "model in one configuration. Ask them in two runs"
+                )
+            self._posts.append(self._post(url, http, found))
+        assert identity is not None  # noqa: S101  there is a URL
+        return identity.model_copy(update={"replicas": tuple(urls[1:])})
+
+    def _client(
+        self,
+        http: Http,
+        answers_as: str | None,
+        *,
+        timeouts: Timeouts | None = None,
+        health: Health | None = None,
+        on_overload: Callable[[], None] = lambda: None,
+    ) -> Client:
+        return Client(
+            http,
+            model=self._request.recipe.model,
+            answers_as=answers_as,
+            sampling=self._request.recipe.sampling,
+            timeouts=timeouts or self._request.timeouts,
+            segment=self._segment,
+            clock_ns=self._clock,
+            sleep=asyncio.sleep,
+            health=health,
+            on_overload=on_overload,
+        )
+
+    def _post(self, url: str, http: Http, server: ServerIdentity) -> Post[Work]:
+        request = self._request
+        once = request.timeouts.model_copy(update={"attempts": 1})
+        looking = self._client(http, server.answers_as, timeouts=once)
+        health = Health(
+            partial(_look, url, server, looking, request.timeouts.look_s),
+            request.timeouts,
+            where=url,
+            clock_s=self._clock.seconds,
+            sleep=asyncio.sleep,
+            notice=self._notice,
+        )
+        limiter = Limiter(request.concurrency)
+        client = self._client(
+            http,
+            server.answers_as,
+            health=health,
+            on_overload=lambda: limiter.overloaded(self._clock.seconds()),
+        )
+        return Post(
+            url,
+            partial(self._ask, client, server),
+            limiter,
+            health,
+            partial(requests_waiting, http),
+        )
+
+    def begin(self, pending: int) -> None:
+        """Note that so many prompts and texts are left; time counts from here."""
+        request = self._request
+        self._directory.begin_segment(
+            Segment(
+                segment=self._segment,
+                started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                base_url=request.endpoint,
+                asked=pending,
+                gold=request.gold,
+                pid=os.getpid(),
+                concurrency=request.concurrency,
+                batch=request.batch,
+                shard=None if request.shard is None else "{}/{}".format(*request.shard),
+            )
+        )
+        self._clock.restart()
+
+    async def ask(self, pending: Sequence[Asked], stop: asyncio.Event) -> None:
+        """Ask all of it once; every outcome is on disk when this returns, unless it was stopped.
+
+        Raises:
+            FimEvalError: see `run`.
+        """
+        problem_of = {task.task_id: task.problem_id for task in self._prepared.tasks}
+        urls = [post.url for post in self._posts]
+        size = min(self._request.batch, self._request.concurrency)
+        prompts = [one for one in pending if isinstance(one, Prompt)]
+        scorings = [one for one in pending if isinstance(one, Scoring)]
+        questions = in_cache_order(distinct(prompts), problem_of)
+        for post in self._posts:
+
+            def belongs(task_id: str, url: str = post.url) -> bool:
+                return replica_of(problem_of[task_id], urls) == url
+
+            own = [one for one in questions if belongs(one.prompt.task_id)]
+            post.queue.extend(batches(own, size))
+            post.queue.extend([one] for one in scorings if belongs(one.task_id))
+        await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
+        self._store_limits()
+
+    async def _ask(self, client: Client, server: ServerIdentity, work: Sequence[Work]) -> None:
+        questions = [one for one in work if isinstance(one, Question)]
+        outcomes: list[Outcome] = []
+        if questions:
+            found = await client.complete_all([question.prompt for question in questions])
+            for question, answer in zip(questions, found, strict=True):
+                outcomes += self._fanned_out(question, answer)
+        for one in work:
+            if isinstance(one, Scoring):
+                outcomes.append(await client.score(one))
+        for outcome in outcomes:
+            _check_fingerprint(outcome, server.system_fingerprint)
+        self._directory.append(*outcomes)
+        self._store_limits()
+        for outcome in outcomes:
+            self._on_outcome(outcome)
+
+    def _fanned_out(
+        self, question: Question, outcome: Completion | RequestFailure
+    ) -> list[Completion | RequestFailure]:
+        """The outcome of a question for every task that asked it."""
+        if isinstance(outcome, Completion):
+            outcome = as_decoded(outcome, question.prompt, self._prepared.tokenizer)
+        asked_as = {"asked_as": outcome.task_id} if isinstance(outcome, Completion) else {}
+        return [
+            outcome,
+            *(
+                outcome.model_copy(update={"task_id": other.task_id, **asked_as})
+                for other in question.others
+            ),
+        ]
+
+    def _store_limits(self) -> None:
+        for post in self._posts:
+            for change in post.limiter.history[self._stored.get(post.url, 0) :]:
+                self._directory.append_limit(
+                    ConcurrencyChange(
+                        segment=self._segment,
+                        base_url=post.url,
+                        at_s=round(change.at_s, 3),
+                        limit=change.limit,
+                        prompts_per_s=change.prompts_per_s,
+                        reason=change.reason,
+                    )
+                )
+            self._stored[post.url] = len(post.limiter.history)
+
+    async def _check_scoring(self, base_url: str, client: Client) -> None:
+        """See that the server tells probabilities, before anything is asked that needs them.
+
+        Raises:
+            EndpointError: it does not, or not in the way that is needed.
+        """
+        if not self._request.gold and self._request.recipe.strategy != "lr-rerank":
+            return
+        answer = await client.score(_scoring_probe(self._prepared, gold=self._request.gold))
+        if isinstance(answer, RequestFailure):
+            raise EndpointError(
+                f"{base_url}: does not tell how probable a text is ({answer.reason}: "
+                f"{answer.detail}); lr-rerank and --gold need vLLM's prompt_logprobs"
+            )
 
 
 class Clock:
@@ -493,29 +449,24 @@ class Clock:
         """Nanoseconds since the start."""
         return time.perf_counter_ns() - self._start_ns
 
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return self() / 1e9
 
-async def identify(base_url: str, model: str, listing: Listing, client: Client) -> ServerIdentity:
+
+async def identify(base_url: str, model: str, client: Client) -> ServerIdentity:
     """See that the endpoint serves the model and answers, and who it says it is.
 
     Raises:
         EndpointError: it does not serve the model, or one token cannot be had.
     """
+    listing = await list_models(client.http)
     if model not in listing.roots:
         raise EndpointError(
             f"{base_url}: serves no model {model!r}, but {', '.join(listing.roots) or 'none'}; "
             "name one of these with --model, and with --card which model of the table it is"
         )
-    probe = Prompt(
-        task_id="probe",
-        strategy="lr",
-        sample_index=0,
-        text="def",
-        token_ids=None,
-        stop=(),
-        stop_token_ids=(),
-        max_tokens=1,
-    )
-    answer = await client.complete(probe)
+    answer = await client.complete(ONE_TOKEN)
     if isinstance(answer, RequestFailure):
         raise EndpointError(
             f"{base_url}: lists {model!r} but does not answer one token "
@@ -532,19 +483,71 @@ async def identify(base_url: str, model: str, listing: Listing, client: Client) 
     )
 
 
-async def _check_scoring(base_url: str, prepared: Prepared, scored: Scored, client: Client) -> None:
-    """See that the server tells probabilities, before anything is asked that needs them.
+ONE_TOKEN = Prompt(
+    task_id="probe",
+    strategy="lr",
+    sample_index=0,
+    text="def",
+    token_ids=None,
+    stop=(),
+    stop_token_ids=(),
+    max_tokens=1,
+)
+"""A sign of life."""
+
+
+async def _look(url: str, before: ServerIdentity, client: Client, look_s: float) -> str | None:
+    """What is wrong with a server; None if it generates.
 
     Raises:
-        EndpointError: it does not, or not in the way that is needed.
+        ServerChangedError: it does, but is not who it was.
     """
-    given: str | tuple[int, ...] = "def" if scored == "gold" else ""
-    text: str | tuple[int, ...] = " f" if scored == "gold" else "def f"
+    try:
+        async with asyncio.timeout(look_s):
+            now = await identify(url, before.model, client)
+    except TimeoutError:
+        return f"no token within {look_s:.0f} s"
+    except EndpointError as error:
+        return str(error)
+    if difference := _difference(before, now):
+        raise ServerChangedError(
+            f"{url}: is not the server any more that the run began with ({difference}). Restore it "
+            "and run the same command again, or choose another --out"
+        )
+    return None
+
+
+def _difference(one: ServerIdentity, other: ServerIdentity) -> str:
+    """In what two servers differ, but for their address, in words; empty if in nothing."""
+    names = ("answers_as", "root", "max_model_len", "version", "system_fingerprint")
+    before, now = one.model_dump(), other.model_dump()
+    return "; ".join(
+        f"{name}: {before[name]} there, {now[name]} here"
+        for name in names
+        if before[name] != now[name]
+    )
+
+
+def _check_fingerprint(outcome: Outcome, fingerprint: str | None) -> None:
+    if isinstance(outcome, Completion | Likelihood) and outcome.system_fingerprint != fingerprint:
+        raise ServerChangedError(
+            f"{outcome.task_id}: answered by {outcome.system_fingerprint}, but the run began with "
+            f"{fingerprint}; the server was restarted with another configuration, or several "
+            "differ behind one address. Restore it and run the same command again, or choose "
+            "another --out"
+        )
+
+
+def _scoring_probe(prepared: Prepared, *, gold: bool) -> Scoring:
+    """A text in the form of those that will be scored."""
+    scored: Scored = "gold" if gold else "candidate"
+    given: str | tuple[int, ...] = "def" if gold else ""
+    text: str | tuple[int, ...] = " f" if gold else "def f"
     end: str | tuple[int, ...] = ""
     ids = prepared.prompts[0].token_ids
     if ids is not None and prepared.tokenizer is not None:
         given, text, end = ids[:1], tuple(prepared.tokenizer.encode_infill("def f")), ()
-    probe = Scoring(
+    return Scoring(
         task_id="probe",
         strategy=prepared.recipe.strategy,
         sample_index=0,
@@ -554,55 +557,6 @@ async def _check_scoring(base_url: str, prepared: Prepared, scored: Scored, clie
         end=end,
         characters=len("def f"),
     )
-    answer = await client.score(probe)
-    if isinstance(answer, RequestFailure):
-        raise EndpointError(
-            f"{base_url}: does not tell how probable a text is ({answer.reason}: {answer.detail}); "
-            "lr-rerank and --gold need vLLM's prompt_logprobs"
-        )
-
-
-async def ask_all(
-    prompts: Iterable[AskedT],
-    complete: Callable[[AskedT], Awaitable[Outcome]],
-    sink: Callable[[Outcome], None],
-    *,
-    tokenizer: Tokenizer | None,
-    fingerprint: str | None,
-    concurrency: int,
-) -> None:
-    """Ask each prompt once, at most `concurrency` at a time; hand every outcome to `sink`.
-
-    Raises:
-        ServerChangedError: an answer came with another fingerprint than `fingerprint`.
-        FimEvalError: as `complete` and `sink`; prompts in flight are given up.
-    """
-    feed = iter(prompts)
-
-    async def work() -> None:
-        for prompt in feed:
-            outcome = await complete(prompt)
-            if (
-                isinstance(outcome, Completion | Likelihood)
-                and outcome.system_fingerprint != fingerprint
-            ):
-                raise ServerChangedError(
-                    f"{prompt.task_id}: answered by {outcome.system_fingerprint}, but the run "
-                    f"began with {fingerprint}; the server was restarted with another "
-                    "configuration, or several differ behind one address. Restore it and run "
-                    "the same command again, or choose another --out"
-                )
-            if isinstance(outcome, Completion) and isinstance(prompt, Prompt):
-                outcome = as_decoded(outcome, prompt, tokenizer)
-            sink(outcome)
-
-    workers = [asyncio.create_task(work()) for _ in range(concurrency)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
 
 
 def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | None) -> Completion:
@@ -615,21 +569,34 @@ def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | No
     return completion.model_copy(update={"text": text, "server_text": completion.text})
 
 
-def _wanted(prepared: Prepared, outcomes: Outcomes, *, gold: bool) -> list[Asked]:
+def _wanted(request: Request, prepared: Prepared, outcomes: Outcomes) -> list[Asked]:
     """All that a run needs as far as is known: prompts, then reference answers, then candidates.
 
     In this order, so that what is timed is not disturbed by what is scored.
     """
-    wanted: list[Asked] = list(prepared.prompts)
-    if gold:
+    places = _places(request, prepared)
+    wanted: list[Asked] = [prompt for place in places for prompt in prepared.prompts_of(place)]
+    if request.gold:
         wanted += [
-            gold_scoring(task, prepared.prompts_of(place)[0], prepared.tokenizer)
-            for place, task in enumerate(prepared.tasks)
+            gold_scoring(prepared.tasks[place], prepared.prompts_of(place)[0], prepared.tokenizer)
+            for place in places
         ]
     if prepared.recipe.strategy == "lr-rerank":
-        for place in range(len(prepared.tasks)):
+        for place in places:
             wanted += _candidates(prepared, place, outcomes).values()
     return wanted
+
+
+def _places(request: Request, prepared: Prepared) -> list[int]:
+    """Of the tasks that are to be asked: those of the shard, or all."""
+    if request.shard is None:
+        return list(range(len(prepared.tasks)))
+    part, parts = request.shard
+    return [
+        place
+        for place, task in enumerate(prepared.tasks)
+        if shard_of(task.problem_id, parts) == part
+    ]
 
 
 def _candidates(prepared: Prepared, place: int, outcomes: Outcomes) -> dict[int, Scoring]:
@@ -688,11 +655,18 @@ def _pending(wanted: Iterable[Asked], outcomes: Outcomes) -> list[Asked]:
     return [one for one in wanted if (outcome := found(one)) is None or not is_settled(outcome)]
 
 
-def _result(request: Request, prepared: Prepared, before: Outcomes, *, asked: int) -> RunResult:
+def _result(
+    request: Request,
+    prepared: Prepared,
+    before: Outcomes,
+    *,
+    asked: int,
+    was_stopped: bool = False,
+) -> RunResult:
     """How the run stands now, `before` being what it held when the session began."""
     outcomes = read_outcomes(request.out)
     strategy = request.recipe.strategy
-    tasks = [task.task_id for task in prepared.tasks]
+    tasks = [prepared.tasks[place].task_id for place in _places(request, prepared)]
 
     def answered(then: Outcomes) -> int:
         return sum(then.answer(task_id, strategy) is not None for task_id in tasks)
@@ -714,6 +688,7 @@ def _result(request: Request, prepared: Prepared, before: Outcomes, *, asked: in
             isinstance(outcome, Completion) and outcome.server_text is not None
             for outcome in outcomes.generations.values()
         ),
+        was_stopped=was_stopped,
     )
 
 
@@ -772,6 +747,7 @@ def _manifest(
         probe=request.probe,
         limit=request.limit,
         concurrency=request.concurrency,
+        batch=request.batch,
         timeouts=request.timeouts,
         api_key_env=request.api_key_env if request.api_key else None,
     )

@@ -5,6 +5,7 @@
     problems.jsonl      the problems they were cut from, with their tests
     segments.jsonl      one line per session of asking
     examples.jsonl      the worked examples that prompts show, if they show any
+    concurrency.jsonl   one line per change of how many prompts might be in flight
     generations.jsonl   one line per outcome, appended as it comes: completions, failures, and the
                         probabilities and rankings of what was scored
 
@@ -26,6 +27,7 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.lines import AppendFile, FolderLock, create, json_lines, read_lines
 from fim_eval.records import (
     Completion,
+    ConcurrencyChange,
     InfillTask,
     Likelihood,
     Outcome,
@@ -46,6 +48,7 @@ PROBLEMS = "problems.jsonl"
 EXAMPLES = "examples.jsonl"
 SEGMENTS = "segments.jsonl"
 GENERATIONS = "generations.jsonl"
+LIMITS = "concurrency.jsonl"
 
 Key = tuple[str, str, int]
 """task_id, strategy, sample_index."""
@@ -97,6 +100,7 @@ class RunDirectory:
         self.path = path
         self._lock = FolderLock(path)
         self._generations = AppendFile(path / GENERATIONS)
+        self._limits = AppendFile(path / LIMITS)
 
     def __enter__(self) -> Self:
         """Create the folder if need be, and lock it.
@@ -115,6 +119,7 @@ class RunDirectory:
     ) -> None:
         """Release the folder; what was appended is on disk."""
         self._generations.close()
+        self._limits.close()
         self._lock.__exit__(kind, error, trace)
 
     def claim(
@@ -137,10 +142,10 @@ class RunDirectory:
                 files but no manifest.
         """
         if has_manifest(self.path):
-            difference = _difference(read_manifest(self.path).identity, manifest.identity)
-            if difference:
+            found = difference(read_manifest(self.path).identity, manifest.identity)
+            if found:
                 raise RunDirectoryError(
-                    f"{self.path}: belongs to another run ({difference}); choose another --out"
+                    f"{self.path}: belongs to another run ({found}); choose another --out"
                 )
             return
         strangers = sorted(
@@ -163,13 +168,17 @@ class RunDirectory:
         with AppendFile(self.path / SEGMENTS) as segments:
             segments.append(segment)
 
-    def append(self, outcome: Completion | RequestFailure | Likelihood | Ranking) -> None:
-        """Write one outcome. When this returns, a kill of the process cannot lose it.
+    def append(self, *outcomes: Completion | RequestFailure | Likelihood | Ranking) -> None:
+        """Write outcomes. When this returns, a kill of the process cannot lose them.
 
         Raises:
             RunDirectoryError: the disk is full or gone; the run cannot go on.
         """
-        self._generations.append(outcome)
+        self._generations.append(*outcomes)
+
+    def append_limit(self, change: ConcurrencyChange) -> None:
+        """Write a change of how many prompts may be in flight."""
+        self._limits.append(change)
 
 
 def has_manifest(path: Path) -> bool:
@@ -247,6 +256,23 @@ def read_segments(path: Path) -> list[Segment]:
     return [segment for _, segment in read_lines(path / SEGMENTS, TypeAdapter(Segment), _ASK_AGAIN)]
 
 
+def read_limits(path: Path) -> list[ConcurrencyChange]:
+    """How many prompts might be in flight in the run directory at `path`, change by change."""
+    adapter = TypeAdapter(ConcurrencyChange)
+    return [change for _, change in read_lines(path / LIMITS, adapter, "remove that line")]
+
+
+def read_outcome_lines(
+    path: Path,
+) -> list[Completion | RequestFailure | Likelihood | Ranking]:
+    """Every line of the journal of the run directory at `path`, in order.
+
+    Raises:
+        RunDirectoryError: a whole line is damaged.
+    """
+    return [outcome for _, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN)]
+
+
 def read_generations(path: Path) -> dict[Key, Completion | RequestFailure]:
     """The last completion or failure of each key in the run directory at `path`."""
     return read_outcomes(path).generations
@@ -286,7 +312,7 @@ def is_settled(outcome: Completion | Likelihood | RequestFailure) -> bool:
     return not isinstance(outcome, RequestFailure) or outcome.reason in PERMANENT_FAILURES
 
 
-def _difference(stored: RunIdentity, wanted: RunIdentity) -> str:
+def difference(stored: RunIdentity, wanted: RunIdentity) -> str:
     """The fields in which two runs differ, in words; empty if in none."""
     before, now = stored.model_dump(), wanted.model_dump()
     return "; ".join(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Protocol, assert_never
 
 from fim_eval.errors import StrategyRefusedError, TokenizerError
@@ -75,6 +76,25 @@ class Encoder(Protocol):
     def encode_infill(self, text: str) -> list[int]:
         """Ids of a text that continues a sequence: without the tokenizer's own leading space."""
         ...
+
+
+class Remembering:
+    """An encoder that remembers what it has encoded last.
+
+    The holes of one problem share what stands around them: of MBPP's 25,576 multi-line holes no
+    two of one problem that begin alike need their prefix encoded twice.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.source = encoder.source
+        self.start_ids = encoder.start_ids
+        self.piece_id = cache(encoder.piece_id)
+        self.encode = lru_cache(REMEMBERED)(encoder.encode)
+        self.encode_infill = lru_cache(REMEMBERED)(encoder.encode_infill)
+
+
+REMEMBERED = 1024
+"""Texts: more than one problem's holes have around them."""
 
 
 def shown_prefix(task: InfillTask, context: Context) -> str:

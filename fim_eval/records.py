@@ -163,6 +163,10 @@ class Completion(Record):
     answered_as: str
     """The `model` field of the answer."""
 
+    asked_as: str | None = None
+    """The task with which this was asked, where several tasks have the same prompt; None: this
+    one."""
+
     attempts: int
     segment: int
     """Which session of the run asked this, counted from 0: `sent_ns` is relative to its start."""
@@ -467,6 +471,8 @@ class ServerIdentity(Record):
     """From `/version`; None where a gateway hides it."""
 
     system_fingerprint: str | None
+    replicas: tuple[str, ...] = ()
+    """Base URLs of other servers of the same model; each said the same of itself."""
 
 
 class Probe(Record):
@@ -530,6 +536,17 @@ class Timeouts(Record):
     attempts: int = 6
     first_wait_s: float = 0.5
     longest_wait_s: float = 30.0
+    stall_s: float = 120.0
+    """Without any answer, before a server that should be busy is asked for a sign of life."""
+
+    look_s: float = 30.0
+    """For that sign of life."""
+
+    recovery_s: float = 900.0
+    """How long a lost server is waited for; 0: not at all."""
+
+    drain_s: float = 30.0
+    """How long answers in flight are waited for when a run is told to stop."""
 
 
 class RunManifest(Record):
@@ -572,6 +589,11 @@ class RunManifest(Record):
     """Only the first so many tasks of the file were taken; None: all."""
 
     concurrency: int
+    """Prompts in flight at most, of each server."""
+
+    batch: int = 1
+    """Prompts in one request at most."""
+
     timeouts: Timeouts
     api_key_env: str | None
     """Name of the environment variable the key was read from, never the key; None: no key."""
@@ -593,6 +615,28 @@ class Segment(Record):
 
     pid: int
     concurrency: int
+    """Prompts in flight at most."""
+
+    batch: int = 1
+    """Prompts in one request at most."""
+
+    shard: str | None = None
+    """`2/4`: only the problems of this part were asked."""
+
+
+class ConcurrencyChange(Record):
+    """How many prompts might be in flight from a moment on: `limiter.Change`, as it is stored."""
+
+    segment: int
+    base_url: str
+    at_s: float
+    """From the segment's start."""
+
+    limit: int
+    prompts_per_s: float
+    """Of the round before."""
+
+    reason: str
 
 
 class JudgeRules(Record):

@@ -11,8 +11,9 @@ from pathlib import Path
 from fim_eval.client import Client
 from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
-from fim_eval.generate import Clock, Recipe, as_decoded, identify, prepare
+from fim_eval.generate import Clock, as_decoded, identify
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
+from fim_eval.recipe import Recipe, prepare
 from fim_eval.records import Completion, ModelCard, Probe, Sampling, Timeouts
 from fim_eval.server import KnownServer, known_servers, list_models
 from fim_eval.transport import check_base_url, open_http
@@ -72,7 +73,6 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
     async with open_http(
         check_base_url(endpoint), api_key, concurrency=len(TASKS), timeouts=Timeouts()
     ) as http:
-        listing = await list_models(http)
 
         def client(answers_as: str | None) -> Client:
             return Client(
@@ -86,7 +86,7 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
                 sleep=asyncio.sleep,
             )
 
-        server = await identify(str(http.base_url), recipe.model, listing, client(None))
+        server = await identify(str(http.base_url), recipe.model, client(None))
         try:
             prepared = prepare(TASKS, recipe)
         except StrategyRefusedError as error:

@@ -197,7 +197,9 @@ class JsonTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, without what the file puts in front."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # A batch of one: without the offsets that `encode` keeps, a fifth faster.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_infill(self, text: str) -> list[int]:

@@ -42,9 +42,51 @@ def check_base_url(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def open_http(
-    base_url: str, api_key: str | None, *, concurrency: int, timeouts: Timeouts
-) -> httpx.AsyncClient:
+class Http(httpx.AsyncClient):
+    """httpx's client for one endpoint, and a short way for what is sent very often."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        base_url: str,
+        headers: dict[str, str],
+        timeout: httpx.Timeout,
+    ) -> None:
+        """Nothing is connected yet."""
+        super().__init__(transport=transport, base_url=base_url, headers=headers, timeout=timeout)
+        self._wire = transport
+        self._completions = httpx.URL(base_url).join("completions")
+        plain = self.build_request("POST", self._completions).headers
+        plain.pop("Content-Length", None)
+        self._headers_sent = [*plain.raw, (b"Content-Type", b"application/json")]
+        self._extensions = {"timeout": timeout.as_dict()}
+
+    async def post_completions(self, content: bytes) -> httpx.Response:
+        """Send JSON to `completions`: what `post` does, without what we never use of it.
+
+        Redirects, cookies, authentication and merging of URLs cost httpx as much processor time
+        as all the rest.
+
+        Raises:
+            httpx.TransportError: as `post`.
+        """
+        request = httpx.Request(
+            "POST",
+            self._completions,
+            headers=self._headers_sent,
+            content=content,
+            extensions=self._extensions,
+        )
+        response = await self._wire.handle_async_request(request)
+        response.request = request
+        try:
+            await response.aread()
+        finally:
+            await response.aclose()
+        return response
+
+
+def open_http(base_url: str, api_key: str | None, *, concurrency: int, timeouts: Timeouts) -> Http:
     """An HTTP client for one endpoint, with aiohttp underneath: a tenth of httpx's own CPU cost.
 
     Args:
@@ -57,11 +99,11 @@ def open_http(
     limits = httpx.Limits(
         max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
     )
-    return httpx.AsyncClient(
-        base_url=base_url.rstrip("/") + "/",
-        headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-        timeout=httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),
-        transport=_Transport(verify=ssl.create_default_context(), limits=limits),
+    return Http(
+        _Transport(verify=ssl.create_default_context(), limits=limits),
+        base_url.rstrip("/") + "/",
+        {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),
     )
 
 

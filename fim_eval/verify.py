@@ -219,6 +219,9 @@ class _Judging:
         self._waiting: dict[str, list[VerdictFolder]] = {}
         """For each program to judge, the folders that want its verdict."""
 
+        self._names: set[str] = set()
+        """Problems with programs to judge or to share: two may be the same but for their name."""
+
         self._sharing: list[tuple[VerdictFolder, Verdict]] = []
         """Verdicts that another folder holds already."""
 
@@ -233,10 +236,7 @@ class _Judging:
         for folder, verdict in self._sharing:
             session = self._sessions[folder]
             folder.add_verdict(verdict.model_copy(update={"session": session}))
-        names = {candidate.problem_id for candidate in todo.values()}
-        references = self._references(
-            names | {verdict.problem_id for _, verdict in self._sharing}, todo
-        )
+        references = self._references()
         jobs: list[Job[str]] = []
         for key, candidate in todo.items():
             if key not in self._waiting:
@@ -269,6 +269,7 @@ class _Judging:
                 held = folder.verdicts.get(key)
                 if held is not None and held.outcome not in NO_VERDICT:
                     continue
+                self._names.add(candidate.problem_id)
                 if key in settled:
                     if (folder, key) not in shared:
                         shared.add((folder, key))
@@ -280,11 +281,10 @@ class _Judging:
                     waiting.append(folder)
         return todo
 
-    def _references(
-        self, names: set[str], todo: Mapping[str, Candidate]
-    ) -> dict[str, ReferenceRun]:
+    def _references(self) -> dict[str, ReferenceRun]:
         """What each problem's own reference comes to: stored by an earlier session, or run now."""
         known: dict[str, ReferenceRun] = {}
+        names = self._names
         for folder in self._folders.values():
             known.update({n: run for n, run in folder.references.items() if n in names})
         limits = self._settings.limits(REFERENCE_TIME_S)
@@ -300,7 +300,8 @@ class _Judging:
                 continue
             known[name] = self._reference(name, result)
             key = program_key(result.job.program, result.job.examination.tests_sha256)
-            if outcome == "passed" and key in todo:
+            # Of two problems that are the same (MBPP/199 and 388) the first has concluded for both.
+            if outcome == "passed" and key in self._waiting:
                 self._conclude(key, result)
         for name, reference in known.items():
             if reference.outcome != "passed":

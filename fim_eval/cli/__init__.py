@@ -16,6 +16,8 @@ from fim_eval.cli.asking import eval_, probe, prompts, run, tasks
 from fim_eval.cli.calibrating import calibrate
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import doctor, judge, selfcheck, verify
+from fim_eval.cli.merging import merge
+from fim_eval.cli.mocking import mock_server
 from fim_eval.cli.options import FAILED
 from fim_eval.cli.planning import plan
 from fim_eval.cli.reporting import report
@@ -34,11 +36,13 @@ app.command()(probe)
 app.command()(run)
 app.command(name="eval")(eval_)
 app.command()(calibrate)
+app.command()(merge)
 app.command()(verify)
 app.command()(report)
 app.command()(judge)
 app.command()(selfcheck)
 app.command()(doctor)
+app.command()(mock_server)
 
 
 def main() -> None:

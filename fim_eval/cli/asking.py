@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from fim_eval.cli.console import progress, run_async, say, write
+from fim_eval.cli.console import progress, run_async, run_stoppable, say, write
 from fim_eval.cli.judging import cores, jail_for, judge_runs
 from fim_eval.cli.options import (
     DEFAULT_KEY_ENV,
     FAILED,
+    INTERRUPTED,
     STANDARD,
     UNRESOLVED,
+    Batch,
     CardName,
-    Concurrency,
     ContextChoice,
     FormatName,
     Gold,
@@ -27,6 +29,7 @@ from fim_eval.cli.options import (
     KeyEnv,
     KindName,
     Limit,
+    MaxConcurrency,
     MaxTokens,
     ModelName,
     PerProblem,
@@ -34,6 +37,7 @@ from fim_eval.cli.options import (
     Problems,
     Samples,
     Seed,
+    Shard,
     Shots,
     SplitName,
     TasksFile,
@@ -52,7 +56,10 @@ from fim_eval.terminal import printable
 from fim_eval.words import INFILLING, Strategy
 
 if TYPE_CHECKING:
-    from fim_eval.generate import Outcome, Prepared, Request, RunResult
+    import asyncio
+
+    from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.recipe import Prepared
     from fim_eval.records import InfillTask
     from fim_eval.sandbox import Jail
     from fim_eval.suite import Suite
@@ -110,7 +117,7 @@ def prompts(
     """Build prompts without asking anyone: each task's line, and what would be sent."""
     import orjson
 
-    from fim_eval.generate import Recipe, prepare
+    from fim_eval.recipe import Recipe, prepare
 
     suite = read_suite(tasks_file)
     recipe = Recipe(
@@ -154,7 +161,9 @@ def run(
     samples: Samples = 10,
     shots: Shots = 3,
     gold: Gold = False,
-    concurrency: Concurrency = 64,
+    max_concurrency: MaxConcurrency = 256,
+    batch: Batch = 16,
+    shard: Shard = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -165,7 +174,8 @@ def run(
     probe_first: ProbeFirst = True,
 ) -> None:
     """Ask one model every task in one way; resumes what is unfinished."""
-    from fim_eval.generate import Recipe, Request
+    from fim_eval.generate import Request
+    from fim_eval.recipe import Recipe
 
     suite = read_suite(tasks_file)
     request = Request(
@@ -187,7 +197,9 @@ def run(
         endpoint=endpoint,
         out=out,
         limit=limit,
-        concurrency=concurrency,
+        concurrency=max_concurrency,
+        batch=batch,
+        shard=shard_named(shard),
         api_key_env=api_key_env,
         api_key=api_key(api_key_env),
         server_log=server_log,
@@ -242,7 +254,9 @@ def eval_(
     samples: Samples = 10,
     shots: Shots = 3,
     gold: Gold = False,
-    concurrency: Concurrency = 64,
+    max_concurrency: MaxConcurrency = 256,
+    batch: Batch = 16,
+    shard: Shard = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -260,7 +274,8 @@ def eval_(
 ) -> None:
     """Ask every model that answers every task, run what it wrote, and print one table over all."""
     from fim_eval.formats import card_of
-    from fim_eval.generate import Recipe, Request
+    from fim_eval.generate import Request
+    from fim_eval.recipe import Recipe
     from fim_eval.study import answering_servers, run_path, strategies_for
     from fim_eval.suite import build_suite
 
@@ -303,7 +318,9 @@ def eval_(
                 endpoint=url,
                 out=run_path(out, name, strategy),
                 limit=limit,
-                concurrency=concurrency,
+                concurrency=max_concurrency,
+                batch=batch,
+                shard=shard_named(shard),
                 api_key_env=api_key_env,
                 api_key=api_key(api_key_env),
                 server_log=server_log,
@@ -334,6 +351,18 @@ def named_strategies(names: str | None) -> tuple[Strategy, ...]:
     return cast("tuple[Strategy, ...]", tuple(dict.fromkeys(chosen)))
 
 
+def shard_named(name: str | None) -> tuple[int, int] | None:
+    """Part and number of parts of `2/4`; None for none."""
+    if name is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", name)
+    if found is None or int(found[1]) > int(found[2]):
+        raise typer.BadParameter(
+            f"{name}: is no part of a whole, as 1/4, 2/4, 3/4 and 4/4 are", param_hint="--shard"
+        )
+    return int(found[1]), int(found[2])
+
+
 def examples_for(strategy: Strategy, suite: Suite, shots: int) -> Sequence[InfillTask]:
     """The worked examples that a strategy shows; none if it shows none."""
     from fim_eval.suite import worked_examples
@@ -346,7 +375,7 @@ def check_each(requests: Sequence[Request]) -> None:
 
     Says of each model in which format it will be asked.
     """
-    from fim_eval.generate import prepare
+    from fim_eval.recipe import prepare
 
     told = [told_format(prepare(request.tasks[:1], request.recipe)) for request in requests]
     for line in dict.fromkeys(filter(None, told)):
@@ -429,7 +458,7 @@ def probe(
 
     Exit code 0 if it infills, 3 if it does not or that is unclear.
     """
-    from fim_eval.generate import Recipe
+    from fim_eval.recipe import Recipe
     from fim_eval.study import probe_model
 
     if strategy not in INFILLING:
@@ -449,8 +478,8 @@ def probed(request: Request) -> Request:
     Raises:
         StrategyRefusedError: sources conflict on whether the model infills, and it does not.
     """
-    from fim_eval.generate import model_card
     from fim_eval.journal import has_manifest
+    from fim_eval.recipe import model_card
     from fim_eval.study import probe_model
 
     recipe = request.recipe
@@ -484,7 +513,10 @@ def ask(request: Request, *, probe_first: bool = True) -> RunResult:
         def on_outcome(outcome: Outcome) -> None:
             advance(outcome.outcome == "failure")
 
-        result = run_async(generate(request, on_start, on_outcome))
+        def work(stop: asyncio.Event) -> Coroutine[Any, Any, RunResult]:
+            return generate(request, on_start, on_outcome, notice=say, stop=stop)
+
+        result = run_stoppable(work, request.timeouts.drain_s)
     before = result.answered_before
     say(
         f"{result.out}: {result.answered}/{result.tasks} answered"
@@ -497,6 +529,9 @@ def ask(request: Request, *, probe_first: bool = True) -> RunResult:
             f"{result.unresolved} unresolved{unscored} ({reasons}); "
             "the same command asks again what may yet be answered"
         )
+    if result.was_stopped and result.unresolved:
+        say(f"stopped; the same command goes on with {request.out}")
+        raise typer.Exit(INTERRUPTED)
     if result.text_differences:
         say(
             f"{result.text_differences} texts differ from the server's own; "

@@ -13,11 +13,12 @@ from fim_eval.cli.console import say
 from fim_eval.cli.judging import jail_for
 from fim_eval.cli.options import (
     DEFAULT_KEY_ENV,
+    Batch,
     CardName,
-    Concurrency,
     IsolationName,
     KeyEnv,
     Limit,
+    MaxConcurrency,
     ModelName,
     ProbeFirst,
     TokenizerSource,
@@ -41,14 +42,16 @@ def calibrate(
     tokenizer: TokenizerSource = None,
     card: CardName = None,
     limit: Limit = None,
-    concurrency: Concurrency = 64,
+    max_concurrency: MaxConcurrency = 256,
+    batch: Batch = 16,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     probe_first: ProbeFirst = True,
     isolation: IsolationName = "auto",
     workers: Workers = None,
 ) -> None:
     """Ask a model the official infilling tasks, and put what others report beside our numbers."""
-    from fim_eval.generate import Recipe, Request
+    from fim_eval.generate import Request
+    from fim_eval.recipe import Recipe
     from fim_eval.study import run_path
     from fim_eval.suite import build_suite
 
@@ -71,7 +74,8 @@ def calibrate(
                 endpoint=endpoint,
                 out=run_path(out / suite.facts.kind, model, strategy),
                 limit=limit,
-                concurrency=concurrency,
+                concurrency=max_concurrency,
+                batch=batch,
                 api_key_env=api_key_env,
                 api_key=api_key(api_key_env),
             )

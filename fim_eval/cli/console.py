@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -57,6 +58,45 @@ def run_async(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         new_loop = asyncio.new_event_loop
     with interruptible(), asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(work)
+
+
+def run_stoppable(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, ResultT]], drain_s: float
+) -> ResultT:
+    """Run a coroutine that is told to stop by a first SIGINT or SIGTERM; a second ends it at once.
+
+    Raises:
+        typer.Exit: a second signal came; with the exit code of an interruption.
+    """
+    import asyncio
+
+    async def stoppable() -> ResultT:
+        stop = asyncio.Event()
+        task = asyncio.create_task(work(stop))
+
+        def on_signal() -> None:
+            if stop.is_set():
+                task.cancel()
+                return
+            say(
+                f"fim-eval: stopping; waiting up to {drain_s:.0f} s for what is in flight, "
+                "once more ends at once"
+            )
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for each in signals:
+            loop.add_signal_handler(each, on_signal)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            for each in signals:
+                loop.remove_signal_handler(each)
+
+    return run_async(stoppable())
 
 
 @contextmanager

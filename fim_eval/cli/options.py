@@ -61,7 +61,23 @@ Gold = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N tasks.")]
-Concurrency = Annotated[int, typer.Option("--concurrency", min=1, help="Requests in flight.")]
+MaxConcurrency = Annotated[
+    int,
+    typer.Option(
+        "--max-concurrency",
+        min=1,
+        help="Most prompts in flight at one server; how many it bears is found out, from 64 up.",
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Most prompts in one request.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Ask only part I of N (as in 2/4, by problem) of the tasks; `fim-eval merge` puts the "
+        "parts together.",
+    ),
+]
 KeyEnv = Annotated[
     str,
     typer.Option(

@@ -243,9 +243,9 @@ def _workloads(
     prefix_hits: float,
 ) -> list[Workload]:
     """What each strategy would ask, in tokens: counted with a tokenizer, else by characters."""
-    from fim_eval.generate import Recipe, prepare
     from fim_eval.plan import CHARACTERS_PER_TOKEN, Workload
     from fim_eval.prompt import MAX_TOKENS
+    from fim_eval.recipe import Recipe, prepare
     from fim_eval.suite import worked_examples
 
     tasks = suite.tasks[:limit]

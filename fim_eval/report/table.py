@@ -122,7 +122,8 @@ def _tokens(outcomes: Outcomes, task: InfillTask, strategy: Strategy) -> int | N
     while found := outcomes.generations.get((task.task_id, strategy, index)):
         if not isinstance(found, Completion) or found.completion_tokens is None:
             return None
-        total += found.completion_tokens
+        # What was asked with another task's prompt has cost nothing more.
+        total += found.completion_tokens if found.asked_as is None else 0
         index += 1
     return total
 

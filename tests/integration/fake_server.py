@@ -68,7 +68,10 @@ class FakeServer:
         self.logprob: Callable[[Sequence[int], int], float | None] = eighths
         self.tokens: Callable[[str], list[int]] = lambda text: [ord(c) for c in text]
         self.requests: list[dict[str, Any]] = []
-        """Bodies of every completion asked for, the probe included, in order of arrival."""
+        """One body of every prompt asked, the probe included, in order of arrival."""
+
+        self.batches: list[int] = []
+        """Prompts of each request."""
 
         self.calls = 0
         """Requests of every kind, to any path."""
@@ -207,19 +210,42 @@ class FakeServer:
                 return Reply(404, {"detail": "Not Found"})
 
     async def _complete(self, body: dict[str, Any]) -> Reply:
-        self.requests.append(body)
+        prompts = body["prompt"]
+        if isinstance(prompts, str) or isinstance(prompts[0], int):
+            prompts = [prompts]
+        bodies = [body | {"prompt": prompt} for prompt in prompts]
+        self.requests.extend(bodies)
+        self.batches.append(len(bodies))
         if body["model"] != self.model:
             return refusal(404, f"The model `{body['model']}` does not exist.")
-        self.in_flight += 1
+        self.in_flight += len(bodies)
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.delay_s)
         finally:
-            self.in_flight -= 1
-        answer = (self.probe if body["prompt"] == PROBE else self.answer)(body)
-        if isinstance(answer, Reply):
-            return answer
-        return Reply(200, self.completion(body, answer))
+            self.in_flight -= len(bodies)
+        answers = [
+            (self.probe if each["prompt"] == PROBE else self.answer)(each) for each in bodies
+        ]
+        for answer in answers:
+            if isinstance(answer, Reply) and (answer.status != 200 or len(bodies) == 1):
+                return answer
+        return Reply(200, self._together(bodies, answers))
+
+    def _together(
+        self, bodies: Sequence[dict[str, Any]], answers: Sequence[str | Reply]
+    ) -> dict[str, Any]:
+        """One body with a choice for each prompt, and the usage of all."""
+        single = [
+            answer.body if isinstance(answer, Reply) else self.completion(body, answer)
+            for body, answer in zip(bodies, answers, strict=True)
+        ]
+        whole: dict[str, Any] = single[0]
+        for place, other in enumerate(single[1:], 1):
+            whole["choices"].append(other["choices"][0] | {"index": place})
+            for name in whole["usage"] or {}:
+                whole["usage"][name] += other["usage"][name]
+        return whole
 
     def _model_row(self) -> dict[str, Any]:
         return {

@@ -576,7 +576,7 @@ class TestTheKey:
             FakeServer(api_key=KEY, answer=repeat_the_key, delay_s=0.05) as server,
             start_fim_eval(
                 "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
-                "--strategy", "lr", "--out", "run", "--concurrency", "2", cwd=tmp_path,
+                "--strategy", "lr", "--out", "run", "--max-concurrency", "2", cwd=tmp_path,
                 env=environment(FIM_EVAL_API_KEY=KEY),
             ) as process,
         ):  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from fim_eval.client import Client, retry_after_s
 from fim_eval.errors import EndpointError
 from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
-from fim_eval.transport import open_http
+from fim_eval.transport import Http, open_http
 from fim_eval.words import FailureReason
 from tests.integration.fake_server import RawServer, read_request
 
@@ -106,10 +106,11 @@ class Endpoint:
         clock_ns: Callable[[], int] | None = None,
         key: str | None = None,
     ) -> Completion | RequestFailure:
-        async with httpx.AsyncClient(
-            transport=httpx.MockTransport(self._answer),
-            base_url="http://model.test/v1/",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+        async with Http(
+            httpx.MockTransport(self._answer),
+            "http://model.test/v1/",
+            {"Authorization": f"Bearer {key}"} if key else {},
+            httpx.Timeout(5.0),
         ) as http:
             client = Client(
                 http,
@@ -171,8 +172,18 @@ class TestAnAnswer:
         completion = await answer(Endpoint(ok(stop_reason=32010)), ID_PROMPT)
         assert completion.stop_reason == 32010
 
-    async def test_without_usage_or_fingerprint_leaves_them_unknown(self) -> None:
+    async def test_without_usage_counts_its_ids(self) -> None:
         bare = {name: ANSWER[name] for name in ("model", "choices")}
+        completion = await answer(Endpoint(httpx.Response(200, json=bare)))
+        assert completion.token_ids is not None
+        assert completion.completion_tokens == len(completion.token_ids) == 4
+
+    async def test_without_usage_ids_or_fingerprint_leaves_them_unknown(self) -> None:
+        (choice,) = ANSWER["choices"]
+        bare = {
+            "model": ANSWER["model"],
+            "choices": [{name: choice[name] for name in ("text", "finish_reason")}],
+        }
         completion = await answer(Endpoint(httpx.Response(200, json=bare)))
         assert completion.prompt_tokens is None
         assert completion.completion_tokens is None

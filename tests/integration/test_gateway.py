@@ -112,7 +112,7 @@ def test_a_prefix_a_key_and_a_limit_on_requests_cost_no_answer(
     gateway: str, server: FakeServer, tmp_path: Path
 ) -> None:
     limited = gateway.replace("/models/", "/limited/")
-    done = ask(tmp_path, limited, "--concurrency", "32")
+    done = ask(tmp_path, limited, "--max-concurrency", "32", "--batch", "1")
     assert done.returncode == 0, done.stderr
     assert "60/60" in done.stdout
     log = (tmp_path / "nginx" / "access.log").read_text()
@@ -122,7 +122,7 @@ def test_a_prefix_a_key_and_a_limit_on_requests_cost_no_answer(
 
 
 def test_the_key_stands_in_no_file_and_no_message(gateway: str, tmp_path: Path) -> None:
-    done = ask(tmp_path, gateway, "--concurrency", "4")
+    done = ask(tmp_path, gateway, "--max-concurrency", "4")
     assert done.returncode == 0, done.stderr
     assert KEY not in done.stdout + done.stderr
     for path in (tmp_path / "run").rglob("*"):
@@ -146,7 +146,7 @@ def test_connections_that_the_gateway_closes_while_idle_are_no_failures(
 ) -> None:
     # Every answer takes longer than the gateway keeps an idle connection.
     server.delay_s = 1.2
-    done = ask(tmp_path, gateway, "--concurrency", "12", "--limit", "24")
+    done = ask(tmp_path, gateway, "--max-concurrency", "12", "--batch", "1", "--limit", "24")
     assert done.returncode == 0, done.stderr
     assert "24/24" in done.stdout
 

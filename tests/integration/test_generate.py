@@ -12,13 +12,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import polars as pl
+import polars.testing
 import pytest
 from sentencepiece import SentencePieceTrainer
 
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
-from fim_eval.generate import Outcome, Recipe, Request, RunResult, ask_all, prepare, run
+from fim_eval.generate import Outcome, Request, RunResult, run
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
-from fim_eval.records import Completion, InfillTask, Prompt, RequestFailure, Timeouts
+from fim_eval.merge import merge_runs
+from fim_eval.recipe import Recipe
+from fim_eval.records import Completion, InfillTask, RequestFailure, Timeouts
+from fim_eval.report import score_run, summarise
 from tests.integration import (
     files_in,
     fim_eval,
@@ -29,7 +34,7 @@ from tests.integration import (
 )
 from tests.integration.fake_server import FakeServer, Reply, refusal, right_answer
 
-IMPATIENT = Timeouts(attempts=1)
+IMPATIENT = Timeouts(attempts=1, recovery_s=0.0)
 RECIPE = {field.name for field in fields(Recipe)}
 
 
@@ -112,38 +117,6 @@ async def test_concurrency_is_reached_and_never_exceeded(tmp_path: Path) -> None
     assert server.max_in_flight == 12
 
 
-async def test_no_more_than_the_concurrency_wait_for_an_answer() -> None:
-    """Without a server: one that keeps a queue would hide that too many were asked."""
-    waiting: list[int] = []
-    now = 0
-
-    async def complete(prompt: Prompt) -> RequestFailure:
-        nonlocal now
-        now += 1
-        waiting.append(now)
-        await asyncio.sleep(0.001)
-        now -= 1
-        return RequestFailure(
-            task_id=prompt.task_id,
-            strategy=prompt.strategy,
-            sample_index=0,
-            reason="timeout",
-            detail="",
-            attempts=1,
-            segment=0,
-            sent_ns=0,
-            elapsed_ns=0,
-        )
-
-    prompts = prepare(made_tasks(50), Recipe(model="fake-model", strategy="lr")).prompts
-    outcomes: list[Outcome] = []
-    await ask_all(
-        prompts, complete, outcomes.append, tokenizer=None, fingerprint=None, concurrency=7
-    )
-    assert max(waiting) == 7
-    assert len(outcomes) == 50
-
-
 async def test_a_session_is_timed_from_its_first_task(tmp_path: Path) -> None:
     """Not from the requests before it that ask who the server is."""
     with FakeServer(delay_s=0.1) as server:
@@ -202,7 +175,7 @@ async def test_resuming_asks_again_only_what_may_yet_be_answered(tmp_path: Path)
 
     tasks = made_tasks(6)
     with FakeServer(answer=answer) as server:
-        wanted = request(server, tmp_path, tasks, timeouts=IMPATIENT)
+        wanted = request(server, tmp_path, tasks, timeouts=IMPATIENT, batch=1)
         first = await ask(wanted)
         assert first.answered == 2
         assert first.failures == Counter(
@@ -429,7 +402,7 @@ class TestAProcess:
         with FakeServer(delay_s=0.02) as server:
             words = (
                 "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
-                "--strategy", "lr", "--out", out, "--concurrency", "8",
+                "--strategy", "lr", "--out", out, "--max-concurrency", "8",
             )  # fmt: skip
             with start_fim_eval(*words, cwd=tmp_path) as process:
                 wait_until(lambda: len(server.prompts) >= 60, "60 prompts asked")
@@ -460,30 +433,57 @@ class TestAProcess:
             200 - len(answered_before),
         ]
 
-    def test_interrupted_exits_with_130_and_says_how_to_go_on(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+    def test_told_to_stop_it_waits_for_what_is_in_flight_and_says_how_to_go_on(
+        self, tmp_path: Path, how: signal.Signals
+    ) -> None:
         file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(200))
         out = tmp_path / "run"
-        with FakeServer(delay_s=0.02) as server:
+        with FakeServer(delay_s=0.3) as server:
             words = (
                 "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
-                "--strategy", "lr", "--out", out, "--concurrency", "8",
+                "--strategy", "lr", "--out", out, "--max-concurrency", "8",
             )  # fmt: skip
             with start_fim_eval(*words, cwd=tmp_path) as process:
-                wait_until(lambda: len(server.prompts) >= 30, "30 prompts asked")
-                pressed = time.monotonic()
-                process.send_signal(signal.SIGINT)
+                wait_until(lambda: len(server.prompts) >= 20, "20 prompts asked")
+                process.send_signal(how)
                 output, told = process.communicate(timeout=10)
-            assert time.monotonic() - pressed < 2
             assert process.returncode == 130
-            assert told == (
-                "fim-eval: interrupted; what was answered is on disk, the same command resumes\n"
-            )
+            asked = len(server.prompts)
+            assert len(completions(out)) == asked < 200
+            assert told.startswith("fim-eval: stopping; waiting up to 30 s for what is in flight")
+            assert f"{out}: {asked}/200 answered\n" in told
+            assert told.endswith(f"stopped; the same command goes on with {out}\n")
             assert output == ""
-            before = len(completions(out))
-            assert before >= 20
+            server.delay_s = 0.0
             done = fim_eval(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"200/200 answered, {before} of them already there" in done.stderr
+        assert f"200/200 answered, {asked} of them already there" in done.stderr
+        assert len(server.prompts) == 200
+
+    def test_a_second_signal_ends_it_at_once(self, tmp_path: Path) -> None:
+        file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(20))
+        out = tmp_path / "run"
+        with FakeServer() as server:
+            words = (
+                "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
+                "--strategy", "lr", "--out", out, "--max-concurrency", "8",
+            )  # fmt: skip
+            with start_fim_eval(*words, cwd=tmp_path) as process:
+                wait_until(lambda: bool(server.requests), "somebody asks")
+                server.delay_s = 20.0
+                wait_until(lambda: server.in_flight > 0, "prompts are in flight", 30)
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+                assert process.poll() is None
+                pressed = time.monotonic()
+                process.send_signal(signal.SIGINT)
+                _, told = process.communicate(timeout=10)
+            assert time.monotonic() - pressed < 2
+        assert process.returncode == 130
+        assert told.endswith(
+            "fim-eval: interrupted; what was answered is on disk, the same command resumes\n"
+        )
 
     def test_with_unresolved_tasks_exits_with_3_and_says_why(self, tmp_path: Path) -> None:
         def answer(body: dict[str, Any]) -> str | Reply:
@@ -506,3 +506,276 @@ class TestAProcess:
             if isinstance(one, RequestFailure)
         ]
         assert [one.reason for one in failures] == ["prompt-too-long"]
+
+
+class TestOneRequest:
+    """Several prompts together."""
+
+    async def test_holds_as_many_prompts_as_the_batch(self, tmp_path: Path) -> None:
+        with FakeServer() as server:
+            result = await ask(request(server, tmp_path, made_tasks(30), batch=8, concurrency=16))
+        assert (result.answered, result.unresolved) == (30, 0)
+        assert server.batches == [1, 8, 8, 8, 6]
+        assert server.max_in_flight <= 16
+        assert {one.task_id: one.text for one in completions(tmp_path)} == {
+            task.task_id: task.middle for task in made_tasks(30)
+        }
+
+    async def test_that_is_refused_for_one_prompt_answers_the_others(self, tmp_path: Path) -> None:
+        def answer(body: dict[str, Any]) -> str | Reply:
+            if "f5()" in body["prompt"]:
+                return refusal(400, "This model's maximum context length is 2048 tokens.")
+            return right_answer(body)
+
+        with FakeServer(answer=answer) as server:
+            result = await ask(request(server, tmp_path, made_tasks(16), batch=16, concurrency=16))
+        assert result.answered == 15
+        assert result.failures == Counter({"prompt-too-long": 1})
+        # By halves: 16, then 8 + 8, 4 + 4, 2 + 2, 1 + 1; no answer is asked for again.
+        assert server.batches == [1, 16, 8, 4, 4, 2, 1, 1, 2, 8]
+
+    async def test_of_which_the_server_gives_one_up_asks_only_that_again(
+        self, tmp_path: Path
+    ) -> None:
+        given_up: list[str] = []
+
+        def answer(body: dict[str, Any]) -> str | Reply:
+            if "f3()" in body["prompt"] and not given_up:
+                given_up.append(body["prompt"])
+                whole = server.completion(body, "")
+                whole["choices"][0]["finish_reason"] = "abort"
+                return Reply(200, whole)
+            return right_answer(body)
+
+        with FakeServer(answer=answer) as server:
+            wanted = request(
+                server, tmp_path, made_tasks(8), batch=8, timeouts=Timeouts(first_wait_s=0.0)
+            )
+            result = await ask(wanted)
+        assert result.answered == 8
+        assert server.batches == [1, 8, 1]
+        assert {one.attempts for one in completions(tmp_path)} == {1, 2}
+
+    async def test_counts_each_prompts_own_tokens(self, tmp_path: Path) -> None:
+        with FakeServer() as server:
+            await ask(request(server, tmp_path, made_tasks(12), batch=12, concurrency=12))
+        for one in completions(tmp_path):
+            assert one.completion_tokens == len(one.text)
+
+
+def same_questions() -> list[InfillTask]:
+    """Left to right, both holes of a problem get the same prompt."""
+    return [
+        task.model_copy(update={"task_id": f"{task.problem_id}/multi-line/L1-L{end}", "suffix": ""})
+        for task in made_tasks(10)
+        for end in (1, 2)
+    ]
+
+
+async def test_what_is_the_same_question_is_asked_once_and_answers_every_task(
+    tmp_path: Path,
+) -> None:
+    with FakeServer() as server:
+        result = await ask(request(server, tmp_path, same_questions()))
+        assert len(server.prompts) == 10
+        assert (result.answered, result.asked) == (20, 20)
+        again = await ask(request(server, tmp_path, same_questions()))
+        assert (again.asked, len(server.prompts)) == (0, 10)
+    answers = completions(tmp_path)
+    assert len({one.task_id for one in answers}) == 20
+    assert Counter(one.asked_as is None for one in answers) == {True: 10, False: 10}
+    by_task = {one.task_id: one for one in answers}
+    for one in answers:
+        if one.asked_as is not None:
+            assert one.text == by_task[one.asked_as].text
+
+
+async def test_prompts_of_a_problem_come_together_and_those_that_begin_alike_side_by_side(
+    tmp_path: Path,
+) -> None:
+    tasks = [
+        task.model_copy(update={"task_id": f"{task.task_id}{end}", "prefix": task.prefix + end})
+        for end in ("    b = 1\n", "", "    a = 1\n")
+        for task in made_tasks(5)
+    ]
+    with FakeServer() as server:
+        await ask(request(server, tmp_path, tasks, batch=1, concurrency=1))
+    assert server.prompts == [
+        f"def f{number}():\n{end}"
+        for number in range(5)
+        for end in ("", "    a = 1\n", "    b = 1\n")
+    ]
+
+
+class TestShards:
+    async def test_of_a_run_make_the_run(self, tmp_path: Path) -> None:
+        tasks = made_tasks(40)
+        parts = [tmp_path / f"part{number}" for number in (1, 2, 3)]
+        with FakeServer() as server:
+            results = [
+                await ask(request(server, part, tasks, shard=(number, 3)))
+                for number, part in enumerate(parts, 1)
+            ]
+            await ask(request(server, tmp_path / "alone", tasks))
+        assert sum(result.tasks for result in results) == 40
+        assert all(0 < result.answered == result.tasks < 40 for result in results)
+        merged = merge_runs(parts, tmp_path / "whole")
+        assert (merged.tasks, merged.answered) == (40, 40)
+        whole = read_generations(tmp_path / "whole")
+        alone = read_generations(tmp_path / "alone")
+        assert whole.keys() == alone.keys()
+        assert [segment.segment for segment in read_segments(tmp_path / "whole")] == [0, 1, 2]
+        assert {one.segment for one in completions(tmp_path / "whole")} == {0, 1, 2}
+        pl.testing.assert_frame_equal(
+            summarise(score_run(tmp_path / "whole")).drop("wall_s", "tokens_per_s"),
+            summarise(score_run(tmp_path / "alone")).drop("wall_s", "tokens_per_s"),
+        )
+
+    async def test_asked_in_turn_into_one_folder_make_the_run(self, tmp_path: Path) -> None:
+        tasks = made_tasks(20)
+        with FakeServer() as server:
+            for number in (1, 2):
+                await ask(request(server, tmp_path, tasks, shard=(number, 2)))
+            result = await ask(request(server, tmp_path, tasks))
+        assert (result.answered, result.asked) == (20, 0)
+        assert len(server.prompts) == 20
+
+    async def test_of_different_runs_or_the_same_twice_are_not_merged(self, tmp_path: Path) -> None:
+        with FakeServer() as server:
+            await ask(request(server, tmp_path / "a", made_tasks(4)))
+            await ask(request(server, tmp_path / "b", made_tasks(5)))
+            await ask(request(server, tmp_path / "c", made_tasks(4)))
+        with pytest.raises(RunDirectoryError, match=r"is of another run .*tasks: 4 there, 5 now"):
+            merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "whole")
+        with pytest.raises(RunDirectoryError, match="no parts of one run"):
+            merge_runs([tmp_path / "a", tmp_path / "c"], tmp_path / "whole")
+        with pytest.raises(RunDirectoryError, match="holds a run already"):
+            merge_runs([tmp_path / "a"], tmp_path / "c")
+        assert not (tmp_path / "whole").exists()
+
+
+class TestSeveralServers:
+    async def test_share_the_problems_and_each_problem_stays_with_one(self, tmp_path: Path) -> None:
+        tasks = [
+            task.model_copy(update={"task_id": task.task_id + end, "prefix": task.prefix + end})
+            for task in made_tasks(40)
+            for end in ("", "    a = 1\n")
+        ]
+        with FakeServer() as one, FakeServer() as other:
+            both = f"{one.endpoint},{other.endpoint}"
+            result = await ask(request(one, tmp_path, tasks, endpoint=both))
+            assert result.answered == 80
+            of_one = {prompt.partition(":")[0] for prompt in one.prompts}
+            of_other = {prompt.partition(":")[0] for prompt in other.prompts}
+        assert of_one.isdisjoint(of_other)
+        assert len(of_one) + len(of_other) == 40
+        assert min(len(of_one), len(of_other)) >= 10
+        assert read_manifest(tmp_path).server.replicas == (other.endpoint,)
+
+    async def test_that_differ_are_refused(self, tmp_path: Path) -> None:
+        with FakeServer() as one, FakeServer(fingerprint="vllm-0.33.0-1") as other:
+            both = f"{one.endpoint},{other.endpoint}"
+            with pytest.raises(ServerChangedError, match="is not the same server as"):
+                await ask(request(one, tmp_path, made_tasks(4), endpoint=both))
+            assert one.prompts == []
+
+    async def test_take_over_what_a_lost_one_was_to_be_asked(self, tmp_path: Path) -> None:
+        quick = Timeouts(recovery_s=0.2, first_wait_s=0.0, attempts=2)
+        with FakeServer(delay_s=0.02) as one, FakeServer(delay_s=0.02) as other:
+            both = f"{one.endpoint},{other.endpoint}"
+            wanted = request(
+                one, tmp_path, made_tasks(60), endpoint=both, batch=2, concurrency=4, timeouts=quick
+            )
+
+            def kill(_: Outcome) -> None:
+                if len(other.prompts) >= 8:
+                    other.answer = lambda _: refusal(500, "EngineCore is dead")
+                    other.probe = lambda _: refusal(500, "EngineCore is dead")
+
+            result = await run(wanted, lambda _total, _left: None, kill)
+        assert (result.answered, result.unresolved) == (60, 0)
+
+
+class TestALostServer:
+    async def test_is_waited_for_and_its_death_costs_no_prompt_its_attempts(
+        self, tmp_path: Path
+    ) -> None:
+        """Dead for a while, then back: as with a restart by whoever looks after it."""
+        notices: list[str] = []
+        quick = Timeouts(attempts=2, first_wait_s=0.0, recovery_s=30.0)
+        with FakeServer(delay_s=0.01) as server:
+            looks = 0
+
+            def dead(_: dict[str, Any]) -> str | Reply:
+                return refusal(500, "EngineCore is dead")
+
+            def revive(_: dict[str, Any]) -> str | Reply:
+                nonlocal looks
+                looks += 1
+                if looks < 3:
+                    return dead({})
+                server.answer, server.probe = right_answer, lambda _: " "
+                return " "
+
+            def kill(_: Outcome) -> None:
+                if len(server.prompts) >= 20 and not looks:
+                    server.answer, server.probe = dead, revive
+
+            wanted = request(server, tmp_path, made_tasks(60), batch=2, timeouts=quick)
+            result = await run(wanted, lambda _total, _left: None, kill, notice=notices.append)
+        assert (result.answered, result.failures) == (60, Counter())
+        assert [notice.partition(": ")[2].split(" (")[0] for notice in notices] == [
+            "is lost",
+            notices[-1].partition(": ")[2],
+        ]
+        assert "is back after" in notices[-1]
+        assert max(one.attempts for one in completions(tmp_path)) == 2
+
+    async def test_that_does_not_come_back_ends_the_run_with_what_is_left(
+        self, tmp_path: Path
+    ) -> None:
+        quick = Timeouts(attempts=2, first_wait_s=0.0, recovery_s=0.1)
+        with FakeServer() as server:
+
+            def kill(_: Outcome) -> None:
+                server.answer = server.probe = lambda _: refusal(500, "EngineCore is dead")
+
+            wanted = request(server, tmp_path, made_tasks(60), batch=2, timeouts=quick)
+            with pytest.raises(EndpointError, match=r"does not answer any more .*it resumes"):
+                await run(wanted, lambda _total, _left: None, kill)
+            server.answer, server.probe = right_answer, lambda _: " "
+            result = await ask(wanted)
+        assert result.answered == 60
+        assert result.answered_before > 0
+
+    async def test_that_hangs_while_it_says_it_is_well_is_noticed(self, tmp_path: Path) -> None:
+        notices: list[str] = []
+        quick = Timeouts(first_wait_s=0.0, stall_s=0.4, look_s=0.4)
+        with FakeServer() as server:
+
+            def hang(_: Outcome) -> None:
+                if not notices:
+                    server.delay_s = 600.0
+
+            wanted = request(server, tmp_path, made_tasks(20), batch=2, timeouts=quick)
+            running = asyncio.create_task(
+                run(wanted, lambda _total, _left: None, hang, notice=notices.append)
+            )
+            while not any("is lost" in notice for notice in notices):  # noqa: ASYNC110  told, not set
+                await asyncio.sleep(0.1)
+            server.delay_s = 0.0
+            result = await asyncio.wait_for(running, 45)
+        assert result.answered == 20
+        assert any("requests without an answer" in notice for notice in notices)
+
+    async def test_that_comes_back_as_another_ends_the_run(self, tmp_path: Path) -> None:
+        quick = Timeouts(attempts=2, first_wait_s=0.0, recovery_s=5.0)
+        with FakeServer() as server:
+
+            def change(_: Outcome) -> None:
+                server.answer = lambda _: refusal(500, "EngineCore is dead")
+                server.fingerprint = "vllm-0.33.0-1"
+
+            wanted = request(server, tmp_path, made_tasks(60), batch=2, timeouts=quick)
+            with pytest.raises(ServerChangedError, match="is not the server any more"):
+                await run(wanted, lambda _total, _left: None, change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from fim_eval.journal import (
     read_segments,
     read_tasks,
 )
-from fim_eval.lines import json_lines
+from fim_eval.lines import json_lines, sealed
 from fim_eval.records import (
     Completion,
     RequestFailure,
@@ -217,6 +218,35 @@ def test_a_damaged_line_before_the_last_is_told_by_its_number(
     with pytest.raises(RunDirectoryError, match="is damaged") as caught:
         read_generations(tmp_path)
     assert str(caught.value).startswith(f"{journal}:2: ")
+
+
+def test_a_bit_turned_anywhere_is_told_or_asked_again_and_never_scored(tmp_path: Path) -> None:
+    journal = write(tmp_path, completion(0), completion(1))
+    content = journal.read_bytes()
+    whole = read_generations(tmp_path)
+    recovered = told = 0
+    for place, bit in itertools.product(range(len(content)), range(8)):
+        turned = bytearray(content)
+        turned[place] ^= 1 << bit
+        journal.write_bytes(turned)
+        try:
+            found = read_generations(tmp_path)
+        except RunDirectoryError as error:
+            assert "is damaged" in str(error)  # noqa: PT017  either may come
+            told += 1
+            continue
+        recovered += 1
+        assert len(found) < len(whole), (place, bit)
+        assert found.items() <= whole.items(), (place, bit)
+    assert recovered == 8, "of the last line end, without which the last line is torn"
+    assert told == 8 * (len(content) - 1)
+
+
+def test_a_line_with_a_right_checksum_of_another_version_is_told(tmp_path: Path) -> None:
+    journal = write(tmp_path, completion(0))
+    journal.write_bytes(sealed(b'{"outcome":"completion","score":1}'))
+    with pytest.raises(RunDirectoryError, match="written by another version"):
+        read_generations(tmp_path)
 
 
 def test_a_completion_after_a_failure_wins(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.formats import card_of
-from fim_eval.lines import json_lines
+from fim_eval.lines import json_lines, sealed
 from fim_eval.postprocess import POLICIES
 from fim_eval.records import InfillTask
 from fim_eval.report import find_runs, score_run, show, store, summarise
@@ -130,7 +130,7 @@ def make_run(
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
     (folder / "tasks.jsonl").write_bytes(as_lines([task.model_dump() for task in tasks]))
-    (folder / "generations.jsonl").write_bytes(as_lines(lines))
+    (folder / "generations.jsonl").write_bytes(b"".join(map(sealed, map(orjson.dumps, lines))))
     return folder
 
 

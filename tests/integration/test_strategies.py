@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 
 from fim_eval.errors import EndpointError, StrategyRefusedError
-from fim_eval.generate import Recipe, Request, RunResult, run
+from fim_eval.generate import Request, RunResult, run
 from fim_eval.journal import read_manifest, read_outcomes, read_segments
 from fim_eval.lines import json_lines
 from fim_eval.prompt import FILL, FILL_END, HOLE
+from fim_eval.recipe import Recipe
 from fim_eval.records import InfillTask, Likelihood, Sampling, Timeouts
 from fim_eval.report import score_run, summarise
 from fim_eval.suite import Suite, build_suite, worked_examples
@@ -58,7 +59,7 @@ def request(
         endpoint=server.endpoint,
         out=out,
         concurrency=4,
-        timeouts=Timeouts(attempts=1),
+        timeouts=Timeouts(attempts=1, recovery_s=0.0),
         gold=gold,
     )
 
@@ -201,7 +202,7 @@ class TestRerank:
             words = (
                 "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
                 "--strategy", "lr-rerank", "--samples", "3", "--gold", "--out", out,
-                "--concurrency", "8",
+                "--max-concurrency", "8",
             )  # fmt: skip
             for asked in (40, 130, 170):
                 with start_fim_eval(*words, cwd=tmp_path) as process:

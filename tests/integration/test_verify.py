@@ -187,6 +187,15 @@ def test_a_problem_whose_reference_fails_judges_nobody(tmp_path: Path, jail: Jai
     assert [raw["pass_at_1"], raw["pass_at_1_low"], raw["pass_at_1_high"]] == [None, 1 / 4, 2 / 4]
 
 
+def test_two_problems_that_are_the_same_get_one_verdict(tmp_path: Path, jail: Jail) -> None:
+    twin = PROBLEMS[0].model_copy(update={"problem_id": "Made/twin"})
+    problems = {problem.problem_id: problem for problem in (PROBLEMS[0], twin)}
+    wanted = [Candidate(name, PROBLEMS[0].code) for name in problems]
+    judge_candidates({tmp_path: wanted}, problems, jail, SETTINGS, Seen().watcher())
+    assert [verdict.outcome for verdict in read_verdicts(tmp_path).values()] == ["passed"]
+    assert set(read_references(tmp_path)) == set(problems)
+
+
 def test_our_own_failure_is_no_verdict_and_is_tried_again(tmp_path: Path, jail: Jail) -> None:
     run = made_run(tmp_path / "run")
     failed = judged([run], BROKEN)

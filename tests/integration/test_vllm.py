@@ -100,7 +100,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = folder / "tiny.yaml"
     config.write_text(
         f"model: {folder / 'model'}\nserved-model-name: tiny\nhost: 127.0.0.1\nport: {port}\n"
-        "tensor-parallel-size: 2\ndtype: bfloat16\nmax-model-len: 2048\n"
+        "tensor-parallel-size: 2\ndtype: float32\nmax-model-len: 2048\n"
         "generation-config: vllm\nenforce-eager: true\n"
     )
     command = [
@@ -295,8 +295,8 @@ def test_a_tensor_parallel_server_receives_and_returns_exact_ids(
 
 
 @needs_tokenizer
-@pytest.mark.parametrize("strategy", ["fim-psm", "fim-spm", "lr"])
-def test_infilling_runs_end_to_end_through_a_tensor_parallel_server(
+@pytest.mark.parametrize("strategy", ["fim-psm", "fim-spm", "lr", "lr-rerank", "fewshot"])
+def test_every_strategy_runs_by_ids_end_to_end_through_a_tensor_parallel_server(
     tiny_llama: Server, starter_tasks: Path, tmp_path: Path, strategy: str
 ) -> None:
     from fim_eval.tokenizer import SentencePieceTokenizer, tokenizer_path
@@ -305,17 +305,36 @@ def test_infilling_runs_end_to_end_through_a_tensor_parallel_server(
     done = fim_eval(
         "run", "--tasks", starter_tasks, "--endpoint", tiny_llama.url, "--model", tiny_llama.model,
         "--card", "codellama/CodeLlama-7b-hf", "--strategy", strategy, "--tokenizer", TOKENIZER,
-        "--limit", "16", "--max-tokens", "8", "--out", tmp_path / "run",
+        "--limit", "16", "--max-tokens", "8", "--gold", "--samples", "2",
+        "--out", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_bytes())
     assert manifest["identity"]["prompt_form"] == "ids"
     tokenizer = SentencePieceTokenizer(tokenizer_path(TOKENIZER, None))
-    generations = rows(tmp_path / "run" / "generations.jsonl")
-    assert len(generations) == 16
-    for row in generations:
+    journal = rows(tmp_path / "run" / "generations.jsonl")
+    completions = [row for row in journal if row["outcome"] == "completion"]
+    assert len(completions) == (32 if strategy == "lr-rerank" else 16)
+    for row in completions:
         assert row["text"] == tokenizer.decode_infill(row["token_ids"])
         assert row["completion_tokens"] == len(row["token_ids"]) == 8
+    middles = {
+        row["task_id"]: tokenizer.encode_infill(row["middle"])
+        for row in rows(tmp_path / "run" / "tasks.jsonl")
+    }
+    prompts = {row["task_id"]: row["prompt_tokens"] for row in completions}
+    ends = {"fim-psm": 1, "fim-spm": 1, "fewshot": len(tokenizer.encode_infill("</FILL>"))}
+    gold = [row for row in journal if row.get("scored") == "gold"]
+    assert len(gold) == 16
+    for row in gold:
+        task = row["task_id"]
+        assert row["tokens"] == len(row["logprobs"]) == len(middles[task])
+        assert len(row["end_logprobs"]) == ends.get(strategy, 0)
+        assert row["prompt_tokens"] == prompts[task] + row["tokens"] + len(row["end_logprobs"])
+        # Random weights: every one of 32,016 pieces is about as probable.
+        assert all(-13 < logprob < -8 for logprob in row["logprobs"])
+    rankings = [row for row in journal if row["outcome"] == "ranking"]
+    assert len(rankings) == (16 if strategy == "lr-rerank" else 0)
 
 
 def test_the_probe_says_that_a_model_without_sentinels_does_not_infill(smollm2: Server) -> None:

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer as Library
 
 from fim_eval.errors import StrategyRefusedError, TokenizerError
 from fim_eval.formats import FORMATS, card_of, format_of, format_of_model
-from fim_eval.generate import Prepared, Recipe, marks_of, prepare
 from fim_eval.prompt import Encoder, bind, infill_ids, layout
+from fim_eval.recipe import Prepared, Recipe, marks_of, prepare
 from fim_eval.records import InfillFormat, InfillTask, Piece, Text
 from fim_eval.study import strategies_for
 from fim_eval.tokenizer import (

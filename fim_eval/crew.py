@@ -1,0 +1,169 @@
+"""Many prompts past few servers: each with its queue, its workers, its limit and its health.
+
+Workers take requests from their server's queue, as many at a time as its limiter lets. A problem
+stays with its server while that one is well; what a lost server has not begun goes to the others.
+Knows no task and no file: what came of a prompt is handed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import httpx
+
+from fim_eval.errors import EndpointError, FimEvalError
+from fim_eval.health import Health
+from fim_eval.limiter import Limiter
+
+WorkT = TypeVar("WorkT")
+
+LOOK_AT_QUEUE_S = 2.0
+
+
+@dataclass(slots=True)
+class Post(Generic[WorkT]):
+    """One server: what it is to be asked, and how."""
+
+    url: str
+    ask: Callable[[Sequence[WorkT]], Awaitable[None]]
+    """Ask what goes into one request; returns when all of it has its outcome."""
+
+    limiter: Limiter
+    health: Health
+    waiting: Callable[[], Awaitable[float | None]]
+    """Requests that wait inside the server; None where it does not tell."""
+
+    queue: deque[Sequence[WorkT]] = field(default_factory=deque)
+    in_flight: int = 0
+    """Prompts."""
+
+
+async def work_off(
+    posts: Sequence[Post[WorkT]],
+    clock_s: Callable[[], float],
+    stop: asyncio.Event,
+    drain_s: float,
+) -> None:
+    """Ask all that is queued, each server up to its limit.
+
+    Args:
+        posts: the servers.
+        clock_s: monotonic, for the limiters.
+        stop: once set, nothing more is asked.
+        drain_s: so long answers in flight are waited for then; what has none is given up.
+
+    Raises:
+        EndpointError: every server is lost.
+        FimEvalError: as `ask`; what is in flight is given up.
+    """
+    crew = _Crew(posts, clock_s, stop)
+    helpers = [
+        asyncio.create_task(each)
+        for post in posts
+        for each in (post.health.watch(), crew.look_at_queue(post))
+    ]
+    working = asyncio.create_task(crew.work())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait({working}, timeout=drain_s)
+        if working.done():
+            await working
+    finally:
+        for task in (*helpers, stopping, working):
+            task.cancel()
+        await asyncio.gather(*helpers, stopping, working, return_exceptions=True)
+
+
+class _Crew(Generic[WorkT]):
+    def __init__(
+        self, posts: Sequence[Post[WorkT]], clock_s: Callable[[], float], stop: asyncio.Event
+    ) -> None:
+        self._posts = posts
+        self._clock_s = clock_s
+        self._stop = stop
+        self._lost: dict[str, EndpointError] = {}
+
+    async def work(self) -> None:
+        for post in self._posts:
+            post.limiter.begin(self._clock_s())
+        # As long as one has work: what a lost server leaves may come to one that was done.
+        while any(post.queue for post in self._posts) and not self._stop.is_set():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for post in self._posts:
+                        self._fill(post, group)
+            except* FimEvalError as several:
+                raise several.exceptions[0] from None
+
+    def _fill(self, post: Post[WorkT], group: asyncio.TaskGroup) -> None:
+        """As many workers as the limit lets."""
+        while (request := self._take(post)) is not None:
+            group.create_task(self._work(post, request, group))
+
+    def _take(self, post: Post[WorkT]) -> Sequence[WorkT] | None:
+        """The next request of a server; None if there is none, or none may be asked now."""
+        if self._stop.is_set() or not post.queue or post.health.is_lost or post.url in self._lost:
+            return None
+        size = len(post.queue[0])
+        # One always: a limit below the size of a request must not stop everything.
+        if post.in_flight and post.in_flight + size > post.limiter.limit:
+            return None
+        post.in_flight += size
+        return post.queue.popleft()
+
+    async def _work(
+        self, post: Post[WorkT], first: Sequence[WorkT], group: asyncio.TaskGroup
+    ) -> None:
+        request: Sequence[WorkT] | None = first
+        while request is not None:
+            try:
+                await post.ask(request)
+                post.limiter.answered(len(request), self._clock_s())
+            except EndpointError as error:
+                self._hand_over(post, request, error)
+            finally:
+                post.in_flight -= len(request)
+            request = self._take(post)
+            self._fill(post, group)
+
+    def _hand_over(self, post: Post[WorkT], request: Sequence[WorkT], error: EndpointError) -> None:
+        """What a lost server was to be asked goes to the others.
+
+        Raises:
+            EndpointError: there is none left.
+        """
+        self._lost[post.url] = error
+        others = [other for other in self._posts if other.url not in self._lost]
+        if not others:
+            raise error
+        post.queue.appendleft(request)
+        while post.queue:
+            least = min(others, key=lambda other: other.in_flight + len(other.queue))
+            least.queue.append(post.queue.popleft())
+
+    async def look_at_queue(self, post: Post[WorkT]) -> None:
+        """Tell the limiter how many wait inside the server, as long as the server tells."""
+        while (waiting := await post.waiting()) is not None:
+            post.limiter.queued(waiting)
+            await asyncio.sleep(LOOK_AT_QUEUE_S)
+
+
+async def requests_waiting(http: httpx.AsyncClient) -> float | None:
+    """Of vLLM's own count, `vllm:num_requests_waiting` at `/metrics`; None where there is none."""
+    base = str(http.base_url).rstrip("/").removesuffix("/v1")
+    try:
+        response = await http.get(f"{base}/metrics", timeout=5.0)
+    except httpx.RequestError:
+        return None
+    counts = [
+        float(line.rpartition(" ")[2])
+        for line in response.text.splitlines()
+        if line.startswith("vllm:num_requests_waiting{")
+    ]
+    return sum(counts) if counts else None

@@ -1,0 +1,222 @@
+"""The server for rehearsals: what it does, and how each of its faults is classified."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from fim_eval.errors import ServerChangedError
+from fim_eval.generate import Request, RunResult, run
+from fim_eval.journal import read_generations, read_limits
+from fim_eval.mock import FAULTS, Behaviour, Fault, Known, MockServer
+from fim_eval.recipe import Recipe
+from fim_eval.records import Completion, Timeouts
+from tests.integration import fim_eval, made_tasks, start_fim_eval, write_tasks
+
+TASKS = made_tasks(12)
+ANSWERS = {task.prefix: Known(task.middle, tuple(map(ord, task.middle))) for task in TASKS}
+
+
+@asynccontextmanager
+async def serving(behaviour: Behaviour) -> AsyncIterator[tuple[MockServer, str]]:
+    server = MockServer(
+        behaviour, lambda prompt: ANSWERS.get(prompt) if isinstance(prompt, str) else None
+    )
+    runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield server, "http://{}:{}/v1".format(*runner.addresses[0][:2])
+    finally:
+        await runner.cleanup()
+
+
+def request(endpoint: str, out: Path, **changes: Any) -> Request:
+    asked: dict[str, Any] = {
+        "tasks": TASKS,
+        "task_facts": None,
+        "recipe": Recipe(model="mock", strategy="lr"),
+        "endpoint": endpoint,
+        "out": out,
+        "batch": 4,
+        "concurrency": 4,
+        "timeouts": Timeouts(attempts=1, recovery_s=0.0, request_s=0.5),
+    }
+    return Request(**(asked | changes))
+
+
+async def ask(wanted: Request) -> RunResult:
+    return await run(wanted, lambda _total, _left: None, lambda _outcome: None)
+
+
+CLASSIFIED: dict[Fault, dict[str, int]] = {
+    "429": {"overloaded": 4},
+    "429-retry-after": {"overloaded": 4},
+    "503": {"overloaded": 4},
+    "500": {"server-error": 4},
+    "dead": {"server-error": 8},
+    "hang": {"timeout": 4},
+    "reset": {"connection": 4},
+    "reset-in-body": {"connection": 4},
+    "cut-json": {"malformed-response": 4},
+    "not-json": {"malformed-response": 4},
+    "error-in-body": {"error-in-body": 4},
+    "abort": {"aborted": 1},
+    "no-choice": {"malformed-response": 4},
+    "wrong-model": {"wrong-model": 4},
+    "null-logprobs": {},
+    "slow": {},
+    "400": {},
+}
+"""What the second of three requests of four prompts comes to, asked once."""
+
+
+def test_every_fault_has_its_test() -> None:
+    others = {"other-fingerprint", "altered-prompt"}
+    assert CLASSIFIED.keys() | others == set(FAULTS)
+
+
+@pytest.mark.parametrize("fault", CLASSIFIED)
+async def test_a_fault_is_classified(fault: Fault, tmp_path: Path) -> None:
+    async with serving(Behaviour(script={2: fault})) as (server, endpoint):
+        result = await ask(request(endpoint, tmp_path))
+        assert server.faults[fault] == 1
+    assert result.failures == Counter(CLASSIFIED[fault])
+    assert result.answered == 12 - result.failures.total()
+
+
+@pytest.mark.parametrize(
+    "fault", [each for each in CLASSIFIED if each not in ("429-retry-after", "dead")]
+)
+async def test_a_fault_that_passes_costs_nothing_but_time(fault: Fault, tmp_path: Path) -> None:
+    patient = Timeouts(attempts=3, first_wait_s=0.01, request_s=0.5)
+    async with serving(Behaviour(script={2: fault})) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path, timeouts=patient))
+    assert (result.answered, result.failures) == (12, Counter())
+    texts = {one.task_id: one.text for one in read_generations(tmp_path).values()
+             if isinstance(one, Completion)}  # fmt: skip
+    assert texts == {task.task_id: task.middle for task in TASKS}
+
+
+async def test_a_retry_after_is_waited_for(tmp_path: Path) -> None:
+    patient = Timeouts(attempts=2, first_wait_s=0.0)
+    async with serving(Behaviour(script={2: "429-retry-after"})) as (_, endpoint):
+        started = time.monotonic()
+        result = await ask(request(endpoint, tmp_path, timeouts=patient))
+    assert result.answered == 12
+    assert time.monotonic() - started >= 1.0
+    assert "overloaded" in {change.reason for change in read_limits(tmp_path)}
+
+
+async def test_a_dead_engine_is_waited_for_until_it_is_back(tmp_path: Path) -> None:
+    patient = Timeouts(attempts=2, first_wait_s=0.0)
+    notices: list[str] = []
+    async with serving(Behaviour(script={2: "dead"})) as (_, endpoint):
+        result = await run(
+            request(endpoint, tmp_path, timeouts=patient),
+            lambda _total, _left: None,
+            lambda _outcome: None,
+            notice=notices.append,
+        )
+    assert (result.answered, result.failures) == (12, Counter())
+    assert ["is lost" in notices[0], "is back" in notices[-1]] == [True, True]
+
+
+async def test_another_fingerprint_ends_the_run(tmp_path: Path) -> None:
+    async with serving(Behaviour(script={2: "other-fingerprint"})) as (_, endpoint):
+        with pytest.raises(ServerChangedError, match=r"answered by vllm-0\.33\.0-other"):
+            await ask(request(endpoint, tmp_path))
+    assert len(read_generations(tmp_path)) == 4, "nothing of the other server's is kept"
+
+
+async def test_an_altered_prompt_is_refused_for_good() -> None:
+    async with serving(Behaviour(script={1: "altered-prompt"})) as (_, endpoint):
+        body = {"model": "mock", "prompt": [5, 6], "max_tokens": 2, "return_token_ids": True}
+        async with httpx.AsyncClient() as http:
+            answer = (await http.post(f"{endpoint}/completions", json=body)).json()
+    assert answer["choices"][0]["prompt_token_ids"] == [0]
+
+
+async def test_delays_are_kept_and_places_are_limited(tmp_path: Path) -> None:
+    slow = Behaviour(first_token_s=0.05, per_token_s=0.005, most_running=4)
+    async with serving(slow) as (_, endpoint):
+        started = time.monotonic()
+        await ask(request(endpoint, tmp_path, batch=12, concurrency=12))
+        took = time.monotonic() - started
+    # Three rounds of four prompts, of 13 or 14 tokens each, and the sign of life before.
+    assert took >= 3 * (0.05 + 0.005 * 13)
+
+
+async def test_a_full_queue_refuses(tmp_path: Path) -> None:
+    async with serving(Behaviour(most_waiting=4)) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path, batch=12, concurrency=12))
+    assert result.failures == Counter({"overloaded": 12})
+
+
+async def test_a_share_of_answers_is_wrong_and_always_the_same_ones(tmp_path: Path) -> None:
+    wrong = []
+    for name, batch in (("one", 1), ("other", 6)):
+        async with serving(Behaviour(corrupted=0.5, seed=3)) as (_, endpoint):
+            await ask(request(endpoint, tmp_path / name, batch=batch))
+        answers = read_generations(tmp_path / name).values()
+        wrong.append(
+            {
+                one.task_id
+                for one, task in zip(sorted(answers, key=lambda a: a.task_id),
+                                     sorted(TASKS, key=lambda t: t.task_id), strict=True)
+                if isinstance(one, Completion) and one.text != task.middle
+            }
+        )  # fmt: skip
+    assert wrong[0] == wrong[1]
+    assert 2 <= len(wrong[0]) <= 10
+
+
+def test_a_study_is_rehearsed_from_the_command_line(tmp_path: Path) -> None:
+    tasks = write_tasks(tmp_path / "tasks.jsonl", made_tasks(30))
+    made = fim_eval(
+        "prompts", "--tasks", tasks, "--model", "mock", "--strategy", "lr",
+        "--out", "prompts.jsonl", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    words = (
+        "mock-server", "--prompts", "prompts.jsonl", "--fault", "503:0.2", "--fault", "reset@2",
+        "--per-token-ms", "0.1",
+    )  # fmt: skip
+    with start_fim_eval(*words, cwd=tmp_path) as server:
+        try:
+            assert server.stderr is not None
+            ready = server.stderr.readline()
+            found = re.search(r"http://\S+/v1", ready)
+            assert found, ready
+            done = fim_eval(
+                "run", "--tasks", tasks, "--endpoint", found[0], "--model", "mock", "--strategy",
+                "lr", "--out", "run", "--batch", "2", cwd=tmp_path,
+            )  # fmt: skip
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=10)
+    assert done.returncode == 0, done.stderr
+    assert "30/30 answered" in done.stderr
+    journal = (tmp_path / "run" / "generations.jsonl").read_text()
+    answers = [json.loads(line) for line in journal.splitlines()]
+    assert max(answer["attempts"] for answer in answers) > 1
+
+
+def test_a_fault_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("")
+    done = fim_eval(
+        "mock-server", "--prompts", "prompts.jsonl", "--fault", "meteor:0.1", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "meteor:0.1" in done.stderr
