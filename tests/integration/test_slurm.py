@@ -192,6 +192,15 @@ def test_all_shards_of_every_run_are_put_together_and_told_in_one_table(cluster:
         f"merge {runs}/shards/1/m.lr {runs}/shards/2/m.lr --out {runs}/m.lr",
         f"report {runs}/m.fim-psm {runs}/m.lr --out {runs}",
     ]
+    # Tasks without an answer (code 3) are told at the end, when all is merged; a failure at once.
+    cluster.calls.write_text("")
+    assert (
+        cluster.run("merge.sbatch", "7b", "2", THEN="[[ $1 == report ]] || exit 3").returncode == 3
+    )
+    assert [line.split()[0] for line in cluster.called("fim-eval")] == ["merge", "merge", "report"]
+    cluster.calls.write_text("")
+    assert cluster.run("merge.sbatch", "7b", "2", THEN="exit 1").returncode == 1
+    assert [line.split()[0] for line in cluster.called("fim-eval")] == ["merge"]
     done = cluster.run("merge.sbatch", "7b", "3")
     assert done.returncode == 1
     assert "shard 3 of 3 has no run m.fim-psm" in done.stderr

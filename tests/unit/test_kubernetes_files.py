@@ -208,7 +208,8 @@ def run_as_the_pod_would(name: str, folder: Path, **environment: str) -> list[st
     (container,) = job["spec"]["template"]["spec"]["containers"]
     tool = folder / "bin" / "fim-eval"
     tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\necho "$*" >> "$CALLS"\n')
+    # As merge ends when some tasks have no answer.
+    tool.write_text('#!/bin/sh\necho "$*" >> "$CALLS"\n[ "$1" != merge ] || exit 3\n')
     tool.chmod(0o755)
     calls = folder / "calls"
     subprocess.run(
