@@ -37,6 +37,10 @@ WORKERS ?=
 RUN ?= runs/eval
 REPORT ?= runs/report
 TP ?=
+PP ?=
+GPUS ?=
+BATCH_INVARIANT ?=
+REPLICAS ?=
 PORT ?=
 EXTRA ?=
 
@@ -44,14 +48,15 @@ option = $(if $($(2)),$(1) "$($(2))")
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9.-]+:.*## / {printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
 	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
 	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
-	@echo '  make serve-* take TP=N PORT=N EXTRA="vLLM options"'
+	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
+	@echo '                    EXTRA="vLLM options"'
 
 .PHONY: demo
 demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a real model on vLLM, no GPU, no download but packages
@@ -84,9 +89,13 @@ selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and emp
 doctor: $(VENV)/ready ## What this machine offers: isolation, cores, memory, servers that answer
 	$(BIN)/fim-eval doctor --servers servers
 
-serve = servers/serve.sh $(1) $(call option,--tensor-parallel-size,TP) $(call option,--port,PORT) $(EXTRA)
+serve = $(if $(GPUS),CUDA_VISIBLE_DEVICES="$(GPUS)") $(if $(BATCH_INVARIANT),VLLM_BATCH_INVARIANT=1) \
+  $(if $(REPLICAS),$(PYTHON) servers/replicas.py $(1) $(REPLICAS),servers/serve.sh $(1)) \
+  $(call option,--tensor-parallel-size,TP) \
+  $(call option,--pipeline-parallel-size,PP) $(call option,--port,PORT) $(EXTRA)
 
-.PHONY: serve-7b serve-13b serve-34b serve-70b serve-smollm2
+.PHONY: serve-7b serve-13b serve-34b serve-70b serve-7b-instruct serve-13b-instruct
+.PHONY: serve-starcoder2-7b serve-deepseek-coder-6.7b serve-qwen2.5-coder-7b serve-smollm2
 serve-7b: $(SERVER_VENV)/ready ## Serve Code Llama 7B on port 8007 (1 GPU)
 	$(strip $(call serve,7b))
 serve-13b: $(SERVER_VENV)/ready ## Serve Code Llama 13B on port 8013 (1 GPU)
@@ -95,6 +104,16 @@ serve-34b: $(SERVER_VENV)/ready ## Serve Code Llama 34B on port 8034 (2 GPUs)
 	$(strip $(call serve,34b))
 serve-70b: $(SERVER_VENV)/ready ## Serve Code Llama 70B on port 8070 (4 GPUs)
 	$(strip $(call serve,70b))
+serve-7b-instruct: $(SERVER_VENV)/ready ## Serve Code Llama 7B Instruct on port 8107 (1 GPU)
+	$(strip $(call serve,7b-instruct))
+serve-13b-instruct: $(SERVER_VENV)/ready ## Serve Code Llama 13B Instruct on port 8113 (1 GPU)
+	$(strip $(call serve,13b-instruct))
+serve-starcoder2-7b: $(SERVER_VENV)/ready ## Serve StarCoder2 7B on port 8207 (1 GPU)
+	$(strip $(call serve,starcoder2-7b))
+serve-deepseek-coder-6.7b: $(SERVER_VENV)/ready ## Serve DeepSeek-Coder 6.7B on port 8306 (1 GPU)
+	$(strip $(call serve,deepseek-coder-6.7b))
+serve-qwen2.5-coder-7b: $(SERVER_VENV)/ready ## Serve Qwen2.5-Coder 7B on port 8407 (1 GPU)
+	$(strip $(call serve,qwen2.5-coder-7b))
 serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
 	$(strip $(call serve,smollm2))
 

@@ -1,12 +1,14 @@
 # The client: asks, scores, reports. No GPU, no torch. Build from the checkout's root:
 #   docker build --file docker/client.Dockerfile --tag fim-eval .
-FROM python:3.11-slim AS build
+# PYTHON_IMAGE names another base with Python 3.11 or newer as `python`.
+ARG PYTHON_IMAGE=python:3.11-slim
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY fim_eval fim_eval
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir '.[humaneval]'
 
-FROM python:3.11-slim
+FROM ${PYTHON_IMAGE}
 COPY --from=build /venv /venv
 COPY servers/*.yaml /servers/
 # A user of its own: nothing in here needs root. /work is for run directories, /cache for the hub's.

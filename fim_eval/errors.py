@@ -37,3 +37,11 @@ class RunDirectoryError(FimEvalError):
 
 class IsolationError(FimEvalError):
     """Programs cannot be run as safely as was asked for; names what the machine lacks."""
+
+
+class ArchitectureError(FimEvalError):
+    """A model's size is not known, or its config.json does not tell it."""
+
+
+class PlanError(FimEvalError):
+    """What was to be planned cannot be: an unknown GPU, or a model that no number of them holds."""

@@ -188,9 +188,17 @@ def _trained(model_id: str, parameters: int, vocabulary: int, sentinels: InfillF
         source=f"{sentinels.source}: the base models are trained with infilling",
         format=sentinels,
         bos_id=None,
-        revision=None,
+        revision=_REVISIONS.get(model_id),
     )
 
+
+_REVISIONS = {
+    "bigcode/starcoder2-7b": "bb9afde76d7945da5745592525db122d4d729eb1",
+    "deepseek-ai/deepseek-coder-6.7b-base": "ce2207a8bfef3ee92bd7dd4cc31c52cfa0046912",
+    "Qwen/Qwen2.5-Coder-7B": "0396a76181e127dfc13e5c5ec48a8cee09938b02",
+}
+"""Of those that `servers/` starts, as independent public projects pin them or have them in their
+hub cache. They and those of the Instruct models were not compared with the hub itself."""
 
 _7B, _13B, _34B, _70B = 6_738_546_688, 13_016_028_160, 33_743_970_304, 68_976_910_336
 _7B_PYTHON, _13B_PYTHON = 6_738_415_616, 13_015_864_320
@@ -200,8 +208,8 @@ MODEL_CARDS: tuple[ModelCard, ...] = (
     _code_llama("13b", _13B, "yes", _TRAINED, "a49a368460ad22e43dfffb97a1e1b826a6418d3b"),
     _code_llama("34b", _34B, "no", _UNTRAINED_34B, "fda69408949a7c6689a3cf7e93e632b8e70bb8ad"),
     _code_llama("70b", _70B, "disputed", _DISPUTED_70B, "4570a4edc524fb9f20f605b417bb43828fa5997a"),
-    _code_llama("7b-Instruct", _7B, "yes", _TRAINED),
-    _code_llama("13b-Instruct", _13B, "yes", _TRAINED),
+    _code_llama("7b-Instruct", _7B, "yes", _TRAINED, "22cb240e0292b0b5ab4c17ccd97aa3a2f799cbed"),
+    _code_llama("13b-Instruct", _13B, "yes", _TRAINED, "745795438019e47e4dad1347a0093e11deee4c68"),
     _code_llama("34b-Instruct", _34B, "no", _UNTRAINED_34B),
     _code_llama("7b-Python", _7B_PYTHON, "no", _UNTRAINED_PYTHON),
     _code_llama("13b-Python", _13B_PYTHON, "no", _UNTRAINED_PYTHON),

@@ -55,6 +55,15 @@ def running(
     Raises:
         ServerError: it ended before it was ready, or was not ready in time.
     """
+    with started(command, log, environment) as server:
+        yield wait_until_ready(server, port, log)
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str], log: Path, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose output is appended to `log`; on leaving, its whole group is ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         # A session of its own: Ctrl-C at the terminal reaches us, and we stop the server.
@@ -68,7 +77,7 @@ def running(
             preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509  we have no threads
         )
     try:
-        yield wait_until_ready(server, port, log)
+        yield server
     finally:
         stop(server)
 

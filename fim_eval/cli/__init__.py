@@ -20,6 +20,7 @@ from fim_eval.cli.judging import doctor, judge, selfcheck, verify
 from fim_eval.cli.merging import merge
 from fim_eval.cli.mocking import mock_server
 from fim_eval.cli.options import FAILED
+from fim_eval.cli.planning import plan
 from fim_eval.cli.reporting import compare, report
 from fim_eval.errors import FimEvalError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(plan)
 app.command()(tasks)
 app.command()(prompts)
 app.command()(probe)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from fim_eval.cli.console import progress, run_async, run_stoppable, say, write
-from fim_eval.cli.judging import cores, jail_for, judge_runs
+from fim_eval.cli.console import cores, progress, run_async, run_stoppable, say, write
+from fim_eval.cli.judging import jail_for, judge_runs
 from fim_eval.cli.options import (
     DEFAULT_KEY_ENV,
     FAILED,

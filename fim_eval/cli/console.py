@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -166,6 +167,11 @@ def progress(
             bar.update(task, advance=1, failed=counts.failed, rate=f"{counts.rate():.0f}/s")
 
         yield start, advance
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Counts:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fim_eval.cli.console import interruptible, progress, run_async, say, write
+from fim_eval.cli.console import cores, interruptible, progress, run_async, say, write
 from fim_eval.cli.options import (
     FAILED,
     STANDARD,
@@ -289,11 +289,6 @@ def jail_for(isolation: IsolationName) -> Jail:
     jail = find_jail(isolation, say)
     say(f"isolation {jail.isolation}: {jail.detail}")
     return jail
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def counted(outcomes: Mapping[str, int]) -> str:

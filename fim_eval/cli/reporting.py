@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fim_eval.cli.console import say
+from fim_eval.cli.console import cores, say
 from fim_eval.errors import RunDirectoryError
 from fim_eval.words import Policy
 
@@ -61,9 +61,13 @@ def report(
 def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, seed: int) -> None:
     """Write the whole report over `runs` into `folder`, and say the answer."""
     from fim_eval.report import findings, write_findings
+    from fim_eval.report.page import write_report_page
 
     found = findings(runs, seed=seed, resamples=resamples)
-    written = write_findings(found, runs, folder)
+    written = [
+        *write_findings(found, runs, folder),
+        *write_report_page(found, [run.path for run in runs], folder, workers=cores()),
+    ]
     say(found.answer[0])
     say(f"{folder}: {', '.join(path.name for path in written)}")
 
@@ -89,7 +93,6 @@ def compare(
     """What flipped between two runs of the same tasks: another server, version or model."""
     from rich.console import Console
 
-    from fim_eval.cli.judging import cores
     from fim_eval.report import compare as compared
     from fim_eval.report import find_runs, read_scored, show_comparison
     from fim_eval.terminal import printable
@@ -149,7 +152,6 @@ def tell(
     import polars as pl
     from rich.console import Console
 
-    from fim_eval.cli.judging import cores
     from fim_eval.report import find_runs, read_scored, show, store, summarise
 
     runs = read_scored(find_runs(paths), workers=cores())

@@ -1,131 +1,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 import pytest
 
+from fim_eval.architecture import ARCHITECTURES
 from fim_eval.formats import CODE_LLAMA, MODEL_CARDS, card_of
 from fim_eval.records import ModelCard
 
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The fields of a Llama-shaped config.json that its number of weights follows from."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool = False
-    head: int | None = None
-    """Where it is not hidden / heads."""
-
-    query_key_value_biases: bool = False
-    """As in Qwen2."""
-
-    starcoder2: bool = False
-    """Two matrices in place of three, and a bias beside every matrix and norm."""
-
-    def parameters(self) -> int:
-        head = self.head or self.hidden // self.heads
-        keys_and_values = 2 * self.kv_heads * head
-        attention = (2 * self.heads * head + keys_and_values) * self.hidden
-        feed_forward = (2 if self.starcoder2 else 3) * self.hidden * self.intermediate
-        norm = (2 if self.starcoder2 else 1) * self.hidden
-        layer = attention + feed_forward + 2 * norm
-        if self.query_key_value_biases or self.starcoder2:
-            layer += self.heads * head + keys_and_values
-        if self.starcoder2:
-            layer += self.hidden + self.intermediate + self.hidden
-        embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
-        return self.layers * layer + embeddings + norm
-
-
-def llama(size: str, vocabulary: int) -> Architecture:
-    layers, hidden, intermediate, heads, kv_heads = {
-        "7b": (32, 4096, 11008, 32, 32),
-        "13b": (40, 5120, 13824, 40, 40),
-        "34b": (48, 8192, 22016, 64, 8),
-        "70b": (80, 8192, 28672, 64, 8),
-    }[size]
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        vocabulary=vocabulary,
-    )
-
-
-Shape = tuple[int, int, int, int, int]
-"""Layers, hidden, intermediate, heads, heads of keys and values."""
-
-
-def plain(
-    shape: Shape, vocabulary: int, *, head: int | None = None, tied: bool = False
-) -> Architecture:
-    layers, hidden, intermediate, heads, kv_heads = shape
-    return Architecture(
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=kv_heads,
-        vocabulary=vocabulary,
-        head=head,
-        tied=tied,
-    )
-
-
-def qwen(shape: Shape, vocabulary: int) -> Architecture:
-    tied = vocabulary == 151_936
-    return replace(plain(shape, vocabulary, tied=tied), query_key_value_biases=True)
-
-
-def starcoder2(shape: Shape, *, tied: bool) -> Architecture:
-    return replace(plain(shape, 49_152, tied=tied), starcoder2=True)
-
-
-PUBLISHED = {
-    "bigcode/starcoder2-3b": starcoder2((30, 3072, 12288, 24, 2), tied=True),
-    "bigcode/starcoder2-7b": starcoder2((32, 4608, 18432, 36, 4), tied=True),
-    "bigcode/starcoder2-15b": starcoder2((40, 6144, 24576, 48, 4), tied=False),
-    "deepseek-ai/deepseek-coder-1.3b-base": plain((24, 2048, 5504, 16, 16), 32_256),
-    "deepseek-ai/deepseek-coder-6.7b-base": plain((32, 4096, 11008, 32, 32), 32_256),
-    "deepseek-ai/deepseek-coder-33b-base": plain((62, 7168, 19200, 56, 8), 32_256),
-    "Qwen/Qwen2.5-Coder-0.5B": qwen((24, 896, 4864, 14, 2), 151_936),
-    "Qwen/Qwen2.5-Coder-1.5B": qwen((28, 1536, 8960, 12, 2), 151_936),
-    "Qwen/Qwen2.5-Coder-3B": qwen((36, 2048, 11008, 16, 2), 151_936),
-    "Qwen/Qwen2.5-Coder-7B": qwen((28, 3584, 18944, 28, 4), 152_064),
-    "Qwen/Qwen2.5-Coder-14B": qwen((48, 5120, 13824, 40, 8), 152_064),
-    "Qwen/Qwen2.5-Coder-32B": qwen((64, 5120, 27648, 40, 8), 152_064),
-    "google/codegemma-2b": plain((18, 2048, 16384, 8, 1), 256_000, head=256, tied=True),
-    "google/codegemma-7b": plain((28, 3072, 24576, 16, 16), 256_000, head=256, tied=True),
-    "mistralai/Codestral-22B-v0.1": plain((56, 6144, 16384, 48, 8), 32_768),
-    "codellama/CodeLlama-7b-hf": llama("7b", 32_016),
-    "codellama/CodeLlama-13b-hf": llama("13b", 32_016),
-    "codellama/CodeLlama-34b-hf": llama("34b", 32_000),
-    "codellama/CodeLlama-70b-hf": llama("70b", 32_016),
-    "codellama/CodeLlama-7b-Instruct-hf": llama("7b", 32_016),
-    "codellama/CodeLlama-13b-Instruct-hf": llama("13b", 32_016),
-    "codellama/CodeLlama-34b-Instruct-hf": llama("34b", 32_000),
-    "codellama/CodeLlama-7b-Python-hf": llama("7b", 32_000),
-    "codellama/CodeLlama-13b-Python-hf": llama("13b", 32_000),
-    "codellama/CodeLlama-34b-Python-hf": llama("34b", 32_000),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Architecture(
-        layers=30,
-        hidden=576,
-        intermediate=1536,
-        heads=9,
-        kv_heads=3,
-        vocabulary=49_152,
-        tied=True,
-    ),
-}
 every_card = pytest.mark.parametrize(
     "card", [pytest.param(card, id=card.model_id) for card in MODEL_CARDS]
 )
@@ -133,13 +15,13 @@ every_card = pytest.mark.parametrize(
 
 @every_card
 def test_the_parameters_are_the_weights_of_the_published_architecture(card: ModelCard) -> None:
-    architecture = PUBLISHED[card.model_id]
+    architecture = ARCHITECTURES[card.model_id]
     assert card.parameters == architecture.parameters()
     assert card.vocabulary == architecture.vocabulary
 
 
 def test_every_published_architecture_has_one_card() -> None:
-    assert sorted(card.model_id for card in MODEL_CARDS) == sorted(PUBLISHED)
+    assert sorted(card.model_id for card in MODEL_CARDS) == sorted(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(

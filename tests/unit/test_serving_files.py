@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import compose_spec
 import pytest
 import yaml
 
+from fim_eval.architecture import architecture_of
 from fim_eval.formats import card_of
 from fim_eval.server import known_servers
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("7b", "13b", "34b", "70b")
+OTHERS = ("7b-instruct", "13b-instruct", "starcoder2-7b", "deepseek-coder-6.7b", "qwen2.5-coder-7b")
+HUB = (*SIZES, *OTHERS)
 
 
 def config(name: str) -> dict[str, Any]:
@@ -43,10 +47,10 @@ def words(line: str) -> list[str]:
     return line.split()
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_code_llama_is_served_under_its_own_name_at_the_revision_on_its_card(size: str) -> None:
-    settings = config(size)
-    card = card_of(f"codellama/CodeLlama-{size}-hf")
+@pytest.mark.parametrize("name", HUB)
+def test_a_model_is_served_under_its_own_name_at_the_revision_on_its_card(name: str) -> None:
+    settings = config(name)
+    card = card_of(settings["model"])
     assert card is not None
     assert settings["model"] == settings["served-model-name"] == card.model_id
     assert settings["revision"] == settings["tokenizer-revision"] == card.revision
@@ -55,15 +59,15 @@ def test_a_code_llama_is_served_under_its_own_name_at_the_revision_on_its_card(s
 def test_sizes_of_one_study_differ_in_nothing_but_model_port_and_gpus() -> None:
     own = {"model", "served-model-name", "revision", "tokenizer-revision", "port",
            "tensor-parallel-size"}  # fmt: skip
-    rest = [{k: v for k, v in config(size).items() if k not in own} for size in SIZES]
-    assert rest == [rest[0]] * len(SIZES)
+    rest = [{k: v for k, v in config(name).items() if k not in own} for name in HUB]
+    assert rest == [rest[0]] * len(HUB)
     assert rest[0]["generation-config"] == "vllm"
     assert rest[0]["dtype"] == "bfloat16"
 
 
 def test_every_server_has_a_port_of_its_own_and_stays_on_this_machine() -> None:
     servers = known_servers(ROOT / "servers")
-    assert {server.config for server in servers} == {*SIZES, "smollm2"}
+    assert {server.config for server in servers} == {*HUB, "smollm2"}
     assert len({server.base_url for server in servers}) == len(servers)
     assert all(config(server.config)["host"] == "127.0.0.1" for server in servers)
 
@@ -72,9 +76,29 @@ def test_the_embedded_model_s_name_finds_its_card() -> None:
     assert card_of(config("smollm2")["served-model-name"]) is not None
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_make_serve_starts_that_size(size: str) -> None:
-    assert [words(line) for line in dry_run(f"serve-{size}")] == [["servers/serve.sh", size]]
+@pytest.mark.parametrize("name", HUB)
+def test_make_serve_starts_that_model(name: str) -> None:
+    assert [words(line) for line in dry_run(f"serve-{name}")] == [["servers/serve.sh", name]]
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_every_server_splits_its_model_into_what_vllm_can(name: str) -> None:
+    settings = config(name)
+    architecture = architecture_of(settings["model"])
+    assert architecture is not None
+    assert architecture.splits_into(settings["tensor-parallel-size"])
+    card = card_of(settings["model"])
+    assert card is not None
+    first_lines = (ROOT / "servers" / f"{name}.yaml").read_text().splitlines()[:2]
+    gigabytes = f"{card.parameters * 2 / 1e9:.3g} GB of weights"
+    assert gigabytes in first_lines[1], "the file says how much memory it takes"
+
+
+def test_every_option_of_the_servers_has_its_reason() -> None:
+    reasons = (ROOT / "servers" / "README.md").read_text()
+    own = {"model", "port"}
+    unexplained = [key for key in config("7b") if key not in own and f"`{key}" not in reasons]
+    assert unexplained == []
 
 
 def test_make_serve_passes_on_gpus_port_and_other_options() -> None:
@@ -95,12 +119,39 @@ def test_make_eval_asks_the_servers_of_this_folder_unless_an_endpoint_is_named()
     assert words(line)[-4:] == ["--endpoint", '"https://c.example/a/v1"', "--model", '"m"']
 
 
+def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
+    line = dry_run("serve-70b", "TP=4", "PP=2", "GPUS=0,1", "BATCH_INVARIANT=1")[0]
+    assert words(line) == [
+        'CUDA_VISIBLE_DEVICES="0,1"', "VLLM_BATCH_INVARIANT=1", "servers/serve.sh", "70b",
+        "--tensor-parallel-size", '"4"', "--pipeline-parallel-size", '"2"',
+    ]  # fmt: skip
+
+
+def test_make_serve_with_replicas_puts_a_router_before_them() -> None:
+    line = dry_run("serve-7b", "REPLICAS=4", "TP=2", "PORT=9000")[0]
+    assert words(line) == [
+        "python3", "servers/replicas.py", "7b", "4", "--tensor-parallel-size", '"2"', "--port",
+        '"9000"',
+    ]  # fmt: skip
+
+
 def test_make_help_lists_every_target() -> None:
-    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(
+        re.findall(r"^([a-z][a-z0-9.-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )
     listed = {words(line)[0] for line in subprocess.run(
         ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines() if line.startswith("  ") and words(line)}  # fmt: skip
     assert targets <= listed
+
+
+def test_shell_scripts_have_no_fault_that_shellcheck_knows() -> None:
+    scripts = [*ROOT.glob("servers/*.sh"), *ROOT.glob("servers/slurm/*.s*"), ROOT / ".ci" / "run"]
+    assert len(scripts) >= 7
+    tool = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([tool, *scripts], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+    assert done.returncode == 0
 
 
 def test_the_compose_file_is_a_compose_file() -> None:
