@@ -50,6 +50,9 @@ EXAMPLES = "examples.jsonl"
 SEGMENTS = "segments.jsonl"
 GENERATIONS = "generations.jsonl"
 LIMITS = "concurrency.jsonl"
+AUDIT = "audit"
+"""A run directory inside of one: a part of its tasks, asked again."""
+
 
 Key = tuple[str, str, int]
 """task_id, strategy, sample_index."""

@@ -84,6 +84,12 @@ def shard_of(problem_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(problem_id.encode()).digest()[:8]) % shards + 1
 
 
+def is_audited(task_id: str, share: float) -> bool:
+    """Whether a task is in the part that is asked again; the same on every machine and day."""
+    digest = hashlib.sha256(f"audit {task_id}".encode()).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
+
+
 def _settings(prompt: Prompt) -> tuple[object, ...]:
     return prompt.max_tokens, prompt.stop, prompt.stop_token_ids
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from fim_eval.client import Client
 from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
-from fim_eval.generate import Clock, as_decoded, identify
+from fim_eval.generate import Clock, Request, as_decoded, identify
+from fim_eval.journal import AUDIT
+from fim_eval.order import is_audited
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
 from fim_eval.recipe import Recipe, prepare
 from fim_eval.records import Completion, ModelCard, Probe, Sampling, Timeouts
@@ -100,6 +102,25 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
         for prompt, outcome in zip(prepared.prompts, outcomes, strict=True)
     ]
     return conclude(list(zip(TASKS, prepared.prompts, decoded, strict=True)))
+
+
+def audit_of(request: Request, share: float) -> Request:
+    """The same asked again: a part of the tasks, at a quarter of the concurrency, one a request.
+
+    Greedy answers depend on what else a server works on at the time
+    (https://github.com/vllm-project/vllm/issues/23138): how many of these change is the noise
+    floor of every difference.
+    """
+    tasks = [task for task in request.tasks[: request.limit] if is_audited(task.task_id, share)]
+    return replace(
+        request,
+        tasks=tasks,
+        out=request.out / AUDIT,
+        concurrency=max(1, min(request.concurrency, 64) // 4),
+        batch=1,
+        limit=None,
+        gold=False,
+    )
 
 
 def strategies_for(card: ModelCard | None) -> tuple[Strategy, ...]:

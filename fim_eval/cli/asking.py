@@ -20,6 +20,7 @@ from fim_eval.cli.options import (
     INTERRUPTED,
     STANDARD,
     UNRESOLVED,
+    Audit,
     Batch,
     CardName,
     ContextChoice,
@@ -164,6 +165,7 @@ def run(
     max_concurrency: MaxConcurrency = 256,
     batch: Batch = 16,
     shard: Shard = None,
+    audit: Audit = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -205,7 +207,7 @@ def run(
         server_log=server_log,
     )
     check_each([request])
-    result = ask(request, probe_first=probe_first)
+    result = ask(request, probe_first=probe_first, audit=share_named(audit))
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved or result.unscored else 0)
 
@@ -257,6 +259,7 @@ def eval_(
     max_concurrency: MaxConcurrency = 256,
     batch: Batch = 16,
     shard: Shard = None,
+    audit: Audit = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -336,7 +339,9 @@ def eval_(
             raise IsolationError(
                 f"{error}. --no-verify asks and scores without running programs"
             ) from error
-    raise typer.Exit(ask_each(requests, [out], jail, workers, probe_first=probe_first))
+    raise typer.Exit(
+        ask_each(requests, [out], jail, workers, probe_first=probe_first, audit=share_named(audit))
+    )
 
 
 def named_strategies(names: str | None) -> tuple[Strategy, ...]:
@@ -361,6 +366,16 @@ def shard_named(name: str | None) -> tuple[int, int] | None:
             f"{name}: is no part of a whole, as 1/4, 2/4, 3/4 and 4/4 are", param_hint="--shard"
         )
     return int(found[1]), int(found[2])
+
+
+def share_named(name: str | None) -> float:
+    """A share in [0, 1] of `5%` or `5`; 0 for none."""
+    if name is None:
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", name.strip())
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise typer.BadParameter(f"{name}: is no percentage, as 5% is", param_hint="--audit")
+    return float(found[1]) / 100
 
 
 def examples_for(strategy: Strategy, suite: Suite, shots: int) -> Sequence[InfillTask]:
@@ -400,6 +415,7 @@ def ask_each(
     workers: int | None,
     *,
     probe_first: bool,
+    audit: float = 0.0,
 ) -> int:
     """Run requests one after the other, judge them, tell the table over all runs in `folders`.
 
@@ -413,7 +429,7 @@ def ask_each(
         count = len(request.tasks[: request.limit])
         say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
         try:
-            result = ask(request, probe_first=probe_first)
+            result = ask(request, probe_first=probe_first, audit=audit)
             unresolved += result.unresolved + result.unscored
             asked.append(request.out)
         except FimEvalError as error:
@@ -501,12 +517,25 @@ def probed(request: Request) -> Request:
     return replace(request, probe=found)
 
 
-def ask(request: Request, *, probe_first: bool = True) -> RunResult:
-    """Run one request with its progress on standard error, and say how it ended."""
-    from fim_eval.generate import run as generate
+def ask(request: Request, *, probe_first: bool = True, audit: float = 0.0) -> RunResult:
+    """Run one request, and a share of it once more, each with its progress on standard error."""
+    from fim_eval.study import audit_of
 
     if probe_first:
         request = probed(request)
+    result = ask_once(request)
+    again = audit_of(request, audit)
+    if audit and again.tasks:
+        say(
+            f"{len(again.tasks)} tasks once more, {again.concurrency} in flight, to see what changes"
+        )
+        ask_once(again)
+    return result
+
+
+def ask_once(request: Request) -> RunResult:
+    """Run one request with its progress on standard error, and say how it ended."""
+    from fim_eval.generate import run as generate
 
     with progress("asked", "failed") as (on_start, advance):
 

@@ -256,10 +256,15 @@ def doctor(
 def judge_runs(
     runs: Sequence[Path], jail: Jail, settings: JudgeSettings, problems: Sequence[Any] = ()
 ) -> int:
-    """Judge run directories with progress on standard error; how many programs have no verdict."""
+    """Judge run directories with progress on standard error; how many programs have no verdict.
+
+    Their audits come along.
+    """
+    from fim_eval.journal import AUDIT, has_manifest
     from fim_eval.verdicts import read_verdicts
     from fim_eval.verify import verify as verify_runs
 
+    runs = [*runs, *(run / AUDIT for run in runs if has_manifest(run / AUDIT))]
     with judged_progress() as watcher, interruptible():
         verify_runs(runs, problems, jail, settings, watcher)
     outcomes: Counter[str] = Counter()

@@ -84,6 +84,14 @@ KeyEnv = Annotated[
         "--api-key-env", help="Environment variable that holds the API key, if one is needed."
     ),
 ]
+Audit = Annotated[
+    str | None,
+    typer.Option(
+        "--audit",
+        help="Ask so much of it, as in 5%, once more at another concurrency: what changes is the "
+        "noise floor of every difference, and stands beside it in the report.",
+    ),
+]
 Problems = Annotated[
     str,
     typer.Option(

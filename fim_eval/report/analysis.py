@@ -21,7 +21,7 @@ import polars as pl
 from fim_eval.errors import RunDirectoryError
 from fim_eval.postprocess import POLICIES
 from fim_eval.published import Published, published
-from fim_eval.report.answer import caveats_of, in_words
+from fim_eval.report.answer import caveats_of, in_words, is_rehearsed
 from fim_eval.report.definitions import DEFINITIONS, HEADLINE, LOWER_IS_BETTER, RATES, billions
 from fim_eval.report.estimates import Answer, Floats, Integers, Questions, Values, combined
 from fim_eval.report.findings import (
@@ -127,10 +127,17 @@ def findings(
     set_apart = bool(others and official)
     return found.model_copy(
         update={
-            "answer": in_words(found),
+            "answer": _rehearsal(runs, in_words(found)),
             "caveats": caveats_of(found, runs, set_apart=set_apart),
         }
     )
+
+
+def _rehearsal(runs: Sequence[ScoredRun], answer: tuple[str, ...]) -> tuple[str, ...]:
+    """The answer; its first sentence stands alone, so it says if no model was asked."""
+    if not any(map(is_rehearsed, runs)):
+        return answer
+    return (f"A rehearsal, no model was asked. {answer[0]}", *answer[1:])
 
 
 class _Study:

@@ -217,6 +217,7 @@ def caveats_of(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) -
         set_apart: whether runs of the official files are only put beside published numbers.
     """
     return (
+        *_rehearsed(runs),
         *_unresolved(found),
         *_of_models(found),
         *_of_tasks(found, runs, set_apart=set_apart),
@@ -224,6 +225,20 @@ def caveats_of(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) -
         *_of_judging(found, runs),
         *_of_asking(found, runs),
     )
+
+
+def is_rehearsed(run: ScoredRun) -> bool:
+    """Whether its answers come from `fim-eval mock-server`."""
+    return (run.manifest.identity.server_version or "").endswith("-mock")
+
+
+def _rehearsed(runs: Sequence[ScoredRun]) -> Iterator[str]:
+    names = sorted({_plain(run.manifest.identity.model) for run in runs if is_rehearsed(run)})
+    if names:
+        yield (
+            f"This is a rehearsal: the answers of {_and(names)} come from `fim-eval mock-server`, "
+            "which knows the references. No model was asked."
+        )
 
 
 def _unresolved(found: Findings) -> Iterator[str]:

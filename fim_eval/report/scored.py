@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.journal import GENERATIONS, TASKS, has_manifest, read_manifest, read_problems
+from fim_eval.journal import AUDIT, GENERATIONS, TASKS, has_manifest, read_manifest, read_problems
 from fim_eval.records import JudgeRules, ReferenceRun, RunManifest
 from fim_eval.report.table import score_run
 from fim_eval.verdicts import read_references, read_sessions
@@ -19,10 +19,6 @@ from fim_eval.words import Infills, Split
 
 OFFICIAL = "humaneval-infilling"
 """The data set of the official infilling files."""
-
-AUDIT = "audit"
-"""Folder in a run directory, a run directory itself: the same asked again at another concurrency,
-over a part of the tasks."""
 
 _PARALLEL_BYTES = 4 << 20
 """Below so much to read, starting processes costs more than it spares."""

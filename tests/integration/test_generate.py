@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, Serv
 from fim_eval.generate import Outcome, Request, RunResult, run
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
 from fim_eval.merge import merge_runs
+from fim_eval.order import is_audited
 from fim_eval.recipe import Recipe
 from fim_eval.records import Completion, InfillTask, RequestFailure, Timeouts
 from fim_eval.report import score_run, summarise
@@ -779,3 +781,43 @@ class TestALostServer:
             wanted = request(server, tmp_path, made_tasks(60), batch=2, timeouts=quick)
             with pytest.raises(ServerChangedError, match="is not the server any more"):
                 await run(wanted, lambda _total, _left: None, change)
+
+
+def test_an_audit_asks_a_part_again_and_the_report_tells_what_changed(tmp_path: Path) -> None:
+    asked: Counter[str] = Counter()
+
+    def moody(body: dict[str, Any]) -> str:
+        asked[body["prompt"]] += 1
+        return right_answer(body) if asked[body["prompt"]] == 1 else "    return None\n"
+
+    tasks = made_tasks(60)
+    file = write_tasks(tmp_path / "tasks.jsonl", tasks)
+    out = tmp_path / "run"
+    words = (
+        "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr", "--out", out,
+        "--audit", "50%",
+    )  # fmt: skip
+    with FakeServer(answer=moody) as server:
+        done = fim_eval(*words, "--endpoint", server.endpoint, cwd=tmp_path)
+        again = fim_eval(*words, "--endpoint", server.endpoint, cwd=tmp_path)
+    assert done.returncode == again.returncode == 0, done.stderr
+    audited = {one.task_id for one in completions(out / "audit")}
+    assert audited == {task.task_id for task in tasks if is_audited(task.task_id, 0.5)}
+    assert 20 <= len(audited) <= 40
+    assert f"{len(audited)} tasks once more, 16 in flight" in done.stderr
+    assert len(server.prompts) == 60 + len(audited), "asked once more, and only once"
+    told = fim_eval("report", out, "--out", tmp_path / "report", "--resamples", "100", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    (noise,) = json.loads((tmp_path / "report" / "report.json").read_bytes())["noise"]
+    assert noise["tasks"] == noise["text_changed"] == noise["exact_match_changed"] == len(audited)
+
+
+@pytest.mark.parametrize("share", ["0%", "101", "some"])
+def test_an_audit_that_is_no_percentage_is_refused(tmp_path: Path, share: str) -> None:
+    file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(1))
+    done = fim_eval(
+        "run", "--tasks", file, "--endpoint", "http://127.0.0.1:1/v1", "--model", "m",
+        "--strategy", "lr", "--out", tmp_path / "run", "--audit", share, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is no percentage" in done.stderr

@@ -211,6 +211,11 @@ def test_a_study_is_rehearsed_from_the_command_line(tmp_path: Path) -> None:
     journal = (tmp_path / "run" / "generations.jsonl").read_text()
     answers = [json.loads(line) for line in journal.splitlines()]
     assert max(answer["attempts"] for answer in answers) > 1
+    told = fim_eval("report", "run", "--out", "report", "--resamples", "100", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    page = (tmp_path / "report" / "index.html").read_text()
+    for place in (told.stderr, (tmp_path / "report" / "answer.md").read_text(), page):
+        assert "A rehearsal, no model was asked." in place
 
 
 def test_a_fault_that_is_none_is_told(tmp_path: Path) -> None:
