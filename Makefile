@@ -31,6 +31,7 @@ CONCURRENCY ?=
 BATCH ?=
 SHARD ?=
 AUDIT ?=
+STREAM ?=
 API_KEY_ENV ?=
 NO_VERIFY ?=
 ISOLATION ?=
@@ -54,7 +55,7 @@ help: ## This list
 	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
 	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
-	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N AUDIT=5%'
+	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N AUDIT=5% STREAM=10%'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
 	@echo '                    EXTRA="vLLM options"'
@@ -71,7 +72,7 @@ evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes)
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--format,FORMAT) \
   $(call option,--limit,LIMIT) $(call option,--max-concurrency,CONCURRENCY) \
-  $(call option,--batch,BATCH) $(call option,--shard,SHARD) $(call option,--audit,AUDIT) \
+  $(call option,--batch,BATCH) $(call option,--shard,SHARD) $(call option,--audit,AUDIT) $(call option,--stream,STREAM) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
 
 judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)

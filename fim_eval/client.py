@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import httpx
 import orjson
+from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -181,23 +182,85 @@ class Client:
                     outcomes[place] = self._failure(prompts[place], error, attempted[place])
         return [outcomes[place] for place in range(len(prompts))]
 
+    async def stream(self, prompt: Prompt) -> Completion | RequestFailure:
+        """Ask one prompt token by token, to see when they come; otherwise as `complete`.
+
+        Costs several times the processor time of one answer as a whole.
+
+        Raises:
+            EndpointError: as `complete_all`.
+        """
+        attempted = _Attempted()
+
+        async def ask() -> _Streamed:
+            attempted.attempts += 1
+            attempted.sent_ns = self._clock_ns()
+            return await self._streamed(prompt)
+
+        try:
+            found = await self._insist(ask)
+        except _NoAnswerError as error:
+            return self._failure(prompt, error, attempted)
+        completion = self._completion(prompt, found.answer, found.choice, attempted, counted=True)
+        return completion.model_copy(
+            update={
+                "first_token_ns": found.first_ns - attempted.sent_ns,
+                "last_token_ns": found.last_ns - attempted.sent_ns,
+            }
+        )
+
+    async def _streamed(self, prompt: Prompt) -> _Streamed:
+        """One attempt: every event read, the choice put together.
+
+        An error comes inside of a stream that has begun with 200, and a connection that ends early
+        raises nothing: only an end that is said to be one, with its usage, is an answer.
+        """
+        body = self._body([prompt]) | {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        choices: list[_Choice] = []
+        times: list[int] = []
+        last: _Answer | None = None
+        usage: _Usage | None = None
+        is_done = False
+        async with (
+            self._on_the_wire(),
+            aconnect_sse(
+                self.http,
+                "POST",
+                "completions",
+                content=orjson.dumps(body),
+                headers={"Content-Type": "application/json"},
+            ) as source,
+        ):
+            if source.response.status_code != 200:
+                await source.response.aread()
+                raise self._refusal(source.response)
+            async for event in source.aiter_sse():
+                if event.data == "[DONE]":
+                    is_done = True
+                    break
+                last = self._parsed(event.data.encode(), source.response)
+                usage = last.usage or usage
+                if last.choices:
+                    choices += last.choices
+                    times.append(self._clock_ns())
+        if last is None or not choices or not is_done or usage is None:
+            raise _NoAnswerError("connection", "the stream ended before it was whole")
+        self._check_model(last)
+        choice = _put_together(choices)
+        answer = last.model_copy(update={"choices": (choice,), "usage": usage})
+        found = self._checked(answer, 0, prompt)
+        if isinstance(found, _NoAnswerError):
+            raise found
+        return _Streamed(*found, times[0], times[-1])
+
     async def _ask_prompts(
         self, prompts: Sequence[Prompt]
     ) -> list[tuple[_Answer, _Choice] | _NoAnswerError]:
         """One attempt, in order; a request that is refused for good is split."""
-        contents = [
-            prompt.text if prompt.token_ids is None else prompt.token_ids for prompt in prompts
-        ]
-        first = prompts[0]
-        body = {
-            "prompt": contents[0] if len(contents) == 1 else contents,
-            "max_tokens": first.max_tokens,
-            "stop": first.stop,
-            "stop_token_ids": first.stop_token_ids,
-            "return_token_ids": True,
-            **self._sampling,
-            "seed": self._sampling["seed"] + first.sample_index,
-        }
+        body = self._body(prompts)
         try:
             answer = await self._post(body)
         except _NoAnswerError as error:
@@ -209,6 +272,24 @@ class Client:
                 *await self._ask_prompts(prompts[middle:]),
             ]
         return [self._checked(answer, place, prompt) for place, prompt in enumerate(prompts)]
+
+    def _body(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        contents = [
+            prompt.text if prompt.token_ids is None else prompt.token_ids for prompt in prompts
+        ]
+        first = prompts[0]
+        return {
+            "model": self._model,
+            "n": 1,
+            "stream": False,
+            "prompt": contents[0] if len(contents) == 1 else contents,
+            "max_tokens": first.max_tokens,
+            "stop": first.stop,
+            "stop_token_ids": first.stop_token_ids,
+            "return_token_ids": True,
+            **self._sampling,
+            "seed": self._sampling["seed"] + first.sample_index,
+        }
 
     def _checked(
         self, answer: _Answer, place: int, prompt: Prompt
@@ -394,20 +475,28 @@ class Client:
 
     async def _post(self, body: Mapping[str, Any]) -> _Answer:
         whole = {"model": self._model, "n": 1, "stream": False, **body}
+        async with self._on_the_wire():
+            response = await self.http.post_completions(orjson.dumps(whole))
+        if response.status_code != 200:
+            raise self._refusal(response)
+        return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
+
+    @contextlib.asynccontextmanager
+    async def _on_the_wire(self) -> AsyncIterator[None]:
+        """What goes wrong inside, before an answer could be read, is a `_NoAnswerError`."""
         watched = self._health.watched() if self._health else contextlib.nullcontext()
         try:
             async with watched:
-                response = await self.http.post_completions(orjson.dumps(whole))
+                yield
         except HungError as error:
             raise _NoAnswerError("timeout", str(error)) from error
+        except SSEError as error:
+            raise _NoAnswerError("malformed-response", str(error)) from error
         except httpx.TransportError as error:
             reason: FailureReason = "timeout" if is_timeout(error) else "connection"
             raise _NoAnswerError(reason, describe(error)) from error
         except httpx.DecodingError as error:
             raise _NoAnswerError("malformed-response", describe(error)) from error
-        if response.status_code != 200:
-            raise self._refusal(response)
-        return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
@@ -431,29 +520,36 @@ class Client:
         return EndpointError(f"{where}: unexpected answer ({detail}); is this the full base URL?")
 
     def _read(self, response: httpx.Response, prompts: int) -> _Answer:
-        try:
-            body = orjson.loads(response.content)
-        except orjson.JSONDecodeError as error:
-            raise _NoAnswerError("malformed-response", f"not JSON: {error}") from error
-        if isinstance(body, dict) and body.get("error"):
-            raise _NoAnswerError("error-in-body", error_message(response))
-        try:
-            answer = _Answer.model_validate(body)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, fault["loc"]))
-            raise _NoAnswerError("malformed-response", f"{place}: {fault['msg']}") from error
+        answer = self._parsed(response.content, response)
         answer.choices = tuple(sorted(answer.choices, key=lambda choice: choice.index))
         if [choice.index for choice in answer.choices] != list(range(prompts)):
             raise _NoAnswerError(
                 "malformed-response", f"{len(answer.choices)} choices, asked for {prompts}"
             )
+        self._check_model(answer)
+        return answer
+
+    def _parsed(self, content: bytes, response: httpx.Response) -> _Answer:
+        """A body, or an event of a stream."""
+        try:
+            body = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise _NoAnswerError("malformed-response", f"not JSON: {error}") from error
+        if isinstance(body, dict) and body.get("error"):
+            raise _NoAnswerError("error-in-body", error_message(response, content))
+        try:
+            return _Answer.model_validate(body)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise _NoAnswerError("malformed-response", f"{place}: {fault['msg']}") from error
+
+    def _check_model(self, answer: _Answer) -> None:
         if self._answers_as is not None and answer.model != self._answers_as:
             raise _NoAnswerError(
                 "wrong-model",
                 f"answered as {answer.model!r}, the run began with {self._answers_as!r}",
             )
-        return answer
 
     @staticmethod
     def _check_ids(choice: _Choice, sent: Sequence[int]) -> None:
@@ -489,6 +585,33 @@ def _choice_of(answer: _Answer, place: int) -> _Choice:
     if choice.finish_reason not in ("stop", "length"):
         raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
     return choice
+
+
+def _put_together(choices: Sequence[_Choice]) -> _Choice:
+    """The pieces of one choice."""
+    ids = [one.token_ids for one in choices]
+    known = [one for one in choices if one.finish_reason is not None]
+    return _Choice(
+        text="".join(one.text for one in choices),
+        finish_reason=known[-1].finish_reason if known else None,
+        stop_reason=known[-1].stop_reason if known else None,
+        token_ids=None
+        if all(one is None for one in ids)
+        else tuple(token for one in ids for token in one or ()),
+        prompt_token_ids=next(
+            (one.prompt_token_ids for one in choices if one.prompt_token_ids is not None), None
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """An answer whose tokens were seen to come."""
+
+    answer: _Answer
+    choice: _Choice
+    first_ns: int
+    last_ns: int
 
 
 @dataclass

@@ -40,7 +40,15 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import json_lines
-from fim_eval.order import Question, batches, distinct, in_cache_order, replica_of, shard_of
+from fim_eval.order import (
+    Question,
+    batches,
+    distinct,
+    in_cache_order,
+    is_streamed,
+    replica_of,
+    shard_of,
+)
 from fim_eval.postprocess import continuation, filled_middle
 from fim_eval.prompt import candidate_scoring, gold_scoring
 from fim_eval.recipe import Prepared, Recipe, prepare
@@ -119,6 +127,9 @@ class Request:
 
     batch: int = BATCH
     """Prompts in one request at most."""
+
+    stream: float = 0.0
+    """Share of the tasks whose answers are streamed, each by itself, to see when tokens come."""
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     api_key_env: str | None = None
@@ -367,7 +378,9 @@ class _Session:
                 return replica_of(problem_of[task_id], urls) == url
 
             own = [one for one in questions if belongs(one.prompt.task_id)]
-            post.queue.extend(batches(own, size))
+            streamed = [one for one in own if self._is_streamed(one)]
+            post.queue.extend([one] for one in streamed)
+            post.queue.extend(batches((one for one in own if not self._is_streamed(one)), size))
             post.queue.extend([one] for one in scorings if belongs(one.task_id))
         await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
         self._store_limits()
@@ -376,7 +389,10 @@ class _Session:
         questions = [one for one in work if isinstance(one, Question)]
         outcomes: list[Outcome] = []
         if questions:
-            found = await client.complete_all([question.prompt for question in questions])
+            if self._is_streamed(questions[0]):
+                found = [await client.stream(questions[0].prompt)]
+            else:
+                found = await client.complete_all([question.prompt for question in questions])
             for question, answer in zip(questions, found, strict=True):
                 outcomes += self._fanned_out(question, answer)
         for one in work:
@@ -388,6 +404,9 @@ class _Session:
         self._store_limits()
         for outcome in outcomes:
             self._on_outcome(outcome)
+
+    def _is_streamed(self, question: Question) -> bool:
+        return is_streamed(question.prompt.task_id, self._request.stream)
 
     def _fanned_out(
         self, question: Question, outcome: Completion | RequestFailure

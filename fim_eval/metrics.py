@@ -25,6 +25,16 @@ def exact_match_rstrip(answer: str, reference: str) -> bool:
     return answer.rstrip() == reference.rstrip()
 
 
+def tpot_ms() -> pl.Expr:
+    """Time per output token: (last token - first token) / (completion_tokens - 1), in milliseconds.
+
+    Null below two tokens: there is no interval, and a zero would pull the median down.
+    """
+    tokens = pl.col("completion_tokens")
+    span = pl.col("last_token_ns") - pl.col("first_token_ns")
+    return pl.when(tokens >= 2).then(span / 1e6 / (tokens - 1))
+
+
 def score_columns(answers: Sequence[str], references: Sequence[str]) -> pl.DataFrame:
     """One row per pair, in order.
 

@@ -86,7 +86,16 @@ def shard_of(problem_id: str, shards: int) -> int:
 
 def is_audited(task_id: str, share: float) -> bool:
     """Whether a task is in the part that is asked again; the same on every machine and day."""
-    digest = hashlib.sha256(f"audit {task_id}".encode()).digest()
+    return _is_drawn("audit", task_id, share)
+
+
+def is_streamed(task_id: str, share: float) -> bool:
+    """Whether a task is in the part that is streamed; the same on every machine and day."""
+    return _is_drawn("stream", task_id, share)
+
+
+def _is_drawn(purpose: str, task_id: str, share: float) -> bool:
+    digest = hashlib.sha256(f"{purpose} {task_id}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
 

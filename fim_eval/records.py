@@ -163,6 +163,12 @@ class Completion(Record):
     answered_as: str
     """The `model` field of the answer."""
 
+    first_token_ns: int | None = None
+    """From sending to the first token; None: it was not streamed."""
+
+    last_token_ns: int | None = None
+    """From sending to the last token; None: it was not streamed."""
+
     asked_as: str | None = None
     """The task with which this was asked, where several tasks have the same prompt; None: this
     one."""

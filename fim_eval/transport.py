@@ -118,13 +118,15 @@ class _Transport(AiohttpTransport):
             raise httpx.RemoteProtocolError(error.message, request=request) from error
 
 
-def error_message(response: httpx.Response) -> str:
+def error_message(response: httpx.Response, content: bytes | None = None) -> str:
     """The message inside an error body of any known shape, else the body's beginning.
+
+    `content` is the event of a stream that holds the error; None: the whole body does.
 
     A server that repeats the API key in its message is not repeated by us.
     """
     try:
-        body = orjson.loads(response.content)
+        body = orjson.loads(response.content if content is None else content)
     except orjson.JSONDecodeError:
         message = response.text.strip() or response.reason_phrase
     else:

@@ -41,6 +41,7 @@ from fim_eval.cli.options import (
     Shard,
     Shots,
     SplitName,
+    Stream,
     TasksFile,
     TokenizerSource,
     Workers,
@@ -166,6 +167,7 @@ def run(
     batch: Batch = 16,
     shard: Shard = None,
     audit: Audit = None,
+    stream: Stream = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -202,6 +204,7 @@ def run(
         concurrency=max_concurrency,
         batch=batch,
         shard=shard_named(shard),
+        stream=share_named(stream, "--stream"),
         api_key_env=api_key_env,
         api_key=api_key(api_key_env),
         server_log=server_log,
@@ -260,6 +263,7 @@ def eval_(
     batch: Batch = 16,
     shard: Shard = None,
     audit: Audit = None,
+    stream: Stream = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     server_log: Annotated[
         str | None,
@@ -324,6 +328,7 @@ def eval_(
                 concurrency=max_concurrency,
                 batch=batch,
                 shard=shard_named(shard),
+                stream=share_named(stream, "--stream"),
                 api_key_env=api_key_env,
                 api_key=api_key(api_key_env),
                 server_log=server_log,
@@ -368,13 +373,13 @@ def shard_named(name: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def share_named(name: str | None) -> float:
+def share_named(name: str | None, option: str = "--audit") -> float:
     """A share in [0, 1] of `5%` or `5`; 0 for none."""
     if name is None:
         return 0.0
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", name.strip())
     if found is None or not 0 < float(found[1]) <= 100:
-        raise typer.BadParameter(f"{name}: is no percentage, as 5% is", param_hint="--audit")
+        raise typer.BadParameter(f"{name}: is no percentage, as 5% is", param_hint=option)
     return float(found[1]) / 100
 
 
@@ -526,9 +531,7 @@ def ask(request: Request, *, probe_first: bool = True, audit: float = 0.0) -> Ru
     result = ask_once(request)
     again = audit_of(request, audit)
     if audit and again.tasks:
-        say(
-            f"{len(again.tasks)} tasks once more, {again.concurrency} in flight, to see what changes"
-        )
+        say(f"{len(again.tasks)} tasks once more, {again.concurrency} in flight: what changes?")
         ask_once(again)
     return result
 

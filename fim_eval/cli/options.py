@@ -92,6 +92,14 @@ Audit = Annotated[
         "noise floor of every difference, and stands beside it in the report.",
     ),
 ]
+Stream = Annotated[
+    str | None,
+    typer.Option(
+        "--stream",
+        help="Stream the answers of so much of it, as in 10% or 100%, one prompt a request, to "
+        "measure time to first token and time per output token.",
+    ),
+]
 Problems = Annotated[
     str,
     typer.Option(

@@ -66,10 +66,11 @@ def show(summary: pl.DataFrame) -> Table:
     judged = not summary["pass_at_1_low"].is_null().all()
     pass_headers = ("pass@1\n%", "pass@1 %\nsensitive") if judged else ()
     scored = not summary["gold_tasks"].is_null().all()
+    streamed = bool(summary["streamed"].sum())
     for header in (
         "n/N", *pass_headers, "exact\nmatch %", "EM %\nrstrip", "edit d.\nmean",
         "edit d.\nmedian", "edit\nsim. %", *(("bits\n/char",) if scored else ()),
-        "tokens\n/s", "wall\ns",
+        "tokens\n/s", "wall\ns", *(("TTFT\ns", "TPOT\nms") if streamed else ()),
     ):  # fmt: skip
         table.add_column(header, justify="right", no_wrap=True)
     before = ""
@@ -91,6 +92,7 @@ def show(summary: pl.DataFrame) -> Table:
             *((_bits(row),) if scored else ()),
             _number(row["tokens_per_s"], 0),
             _number(row["wall_s"], 1),
+            *((_number(row["ttft_s"], 3), _number(row["tpot_ms"], 1)) if streamed else ()),
         )
     return table
 

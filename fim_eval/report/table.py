@@ -16,7 +16,7 @@ import polars as pl
 
 from fim_eval.journal import Outcomes, read_manifest, read_outcomes, read_segments, read_tasks
 from fim_eval.judge import program_key
-from fim_eval.metrics import score_columns
+from fim_eval.metrics import score_columns, tpot_ms
 from fim_eval.postprocess import POLICIES, filled_middle, filled_program
 from fim_eval.prompt import FILL_END
 from fim_eval.records import Completion, InfillTask, Likelihood, RequestFailure, RunIdentity
@@ -39,6 +39,7 @@ def score_run(path: Path) -> pl.DataFrame:
     `metrics.score_columns`, null where unanswered; truncated bool (met the token limit),
     ended bool (wrote its end token or that of the sequence), ran_past bool (repeats the suffix:
     `suffix-overlap` would cut it), completion_tokens i64, segment i64, sent_ns i64, elapsed_ns i64,
+    first_token_ns and last_token_ns i64 (since sent; null unless streamed),
     null where unanswered, and in imported runs but for ran_past; judged bool (the run was, at least
     in part); verdict str (a `words.VerdictOutcome`) and passed bool, null without a verdict;
     sensitive bool: the tests fail if the hole stays empty, null if that was not judged; asked_gold
@@ -74,6 +75,7 @@ def score_run(path: Path) -> pl.DataFrame:
             answer and len(middles["suffix-overlap"]) < len(answer.text),
             ours and _tokens(outcomes, task, strategy),
             ours and ours.segment, ours and ours.sent_ns, ours and ours.elapsed_ns,
+            ours and ours.first_token_ns, ours and ours.last_token_ns,
             judged.sessions > 0, empty and empty != "passed",
             asked_gold, known and _bits(known.logprobs), known and known.characters,
             known and (_bits(known.end_logprobs) if known.end_logprobs else None),
@@ -105,6 +107,8 @@ def score_run(path: Path) -> pl.DataFrame:
         "segment": pl.Int64,
         "sent_ns": pl.Int64,
         "elapsed_ns": pl.Int64,
+        "first_token_ns": pl.Int64,
+        "last_token_ns": pl.Int64,
         "judged": pl.Boolean,
         "sensitive": pl.Boolean,
         "asked_gold": pl.Boolean,
@@ -223,6 +227,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         wall_s f64: from the first request sent to the last answer received, summed over the
             run's sessions; null if nothing was answered. What was scored is not in it.
         tokens_per_s f64: completion_tokens / wall_s.
+        streamed u32: answers whose tokens were seen to come.
+        ttft_s f64: time to first token, median over these, in seconds; null if there are none.
+        tpot_ms f64: time per output token, see `metrics.tpot_ms`, median over these.
     """
     rates = ("exact_match", "exact_match_rstrip", "edit_similarity", "indel_ratio")
     total = pl.len()
@@ -267,6 +274,9 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col("completion_tokens").is_not_null().any())
         .then(pl.col("completion_tokens").sum())
         .alias("completion_tokens"),
+        pl.col("first_token_ns").count().cast(pl.UInt32).alias("streamed"),
+        (pl.col("first_token_ns") / 1e9).median().alias("ttft_s"),
+        tpot_ms().median().alias("tpot_ms"),
     )
     return (
         summary.join(wall, on=GROUP, how="left", maintain_order="left")

@@ -20,8 +20,10 @@ from fim_eval.errors import ServerChangedError
 from fim_eval.generate import Request, RunResult, run
 from fim_eval.journal import read_generations, read_limits
 from fim_eval.mock import FAULTS, Behaviour, Fault, Known, MockServer
+from fim_eval.order import is_streamed
 from fim_eval.recipe import Recipe
 from fim_eval.records import Completion, Timeouts
+from fim_eval.report import score_run, summarise
 from tests.integration import fim_eval, made_tasks, start_fim_eval, write_tasks
 
 TASKS = made_tasks(12)
@@ -225,3 +227,62 @@ def test_a_fault_that_is_none_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "meteor:0.1" in done.stderr
+
+
+class TestStreaming:
+    async def test_gives_the_same_answers_and_when_their_tokens_came(self, tmp_path: Path) -> None:
+        slow = Behaviour(first_token_s=0.05, per_token_s=0.004)
+        async with serving(slow) as (_, endpoint):
+            result = await ask(request(endpoint, tmp_path, stream=1.0))
+        assert (result.answered, result.failures) == (12, Counter())
+        answers = completions(tmp_path)
+        assert {one.task_id: one.text for one in answers} == {
+            task.task_id: task.middle for task in TASKS
+        }
+        for one in answers:
+            assert one.first_token_ns is not None
+            assert one.last_token_ns is not None
+            assert one.completion_tokens == len(one.text)
+            assert 50e6 < one.first_token_ns < one.last_token_ns <= one.elapsed_ns
+            assert one.last_token_ns - one.first_token_ns >= 4e6 * (len(one.text) - 1)
+        (row, *_) = summarise(score_run(tmp_path)).to_dicts()
+        assert row["streamed"] == 12
+        assert row["ttft_s"] >= 0.05
+        assert row["tpot_ms"] >= 4.0
+
+    async def test_of_a_part_leaves_the_rest_as_it_is(self, tmp_path: Path) -> None:
+        async with serving(Behaviour()) as (_, endpoint):
+            result = await ask(request(endpoint, tmp_path, stream=0.4))
+        assert result.answered == 12
+        streamed = {one.task_id for one in completions(tmp_path) if one.first_token_ns is not None}
+        assert streamed == {task.task_id for task in TASKS if is_streamed(task.task_id, 0.4)}
+        assert 0 < len(streamed) < 12
+
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            ("error-in-body", "error-in-body"),
+            ("reset-in-body", "connection"),
+            ("503", "overloaded"),
+            ("400", "bad-request"),
+        ],
+    )
+    async def test_a_fault_inside_of_a_stream_is_no_answer(
+        self, fault: Fault, reason: str, tmp_path: Path
+    ) -> None:
+        async with serving(Behaviour(script={2: fault})) as (_, endpoint):
+            result = await ask(request(endpoint, tmp_path, stream=1.0))
+        assert (result.answered, result.failures) == (11, Counter({reason: 1}))
+
+    async def test_a_line_separator_inside_of_a_token_splits_no_event(self, tmp_path: Path) -> None:
+        task = TASKS[0].model_copy(update={"prefix": "separators"})
+        text = "a\u2028b\u2029c\x85d"
+        ANSWERS["separators"] = Known(text, tuple(map(ord, text)))
+        async with serving(Behaviour()) as (_, endpoint):
+            await ask(request(endpoint, tmp_path, tasks=[task], stream=1.0))
+        assert [one.text for one in completions(tmp_path)] == [text]
+
+
+def completions(run_directory: Path) -> list[Completion]:
+    found = read_generations(run_directory).values()
+    return [one for one in found if isinstance(one, Completion)]

@@ -230,6 +230,25 @@ def test_every_strategy_of_a_model_without_sentinels_runs_and_is_judged(
             assert set(row["by_sum"]) <= {0, 1, 2}
 
 
+def test_streamed_answers_are_the_same_and_timed(
+    smollm2: Server, starter_tasks: Path, tmp_path: Path
+) -> None:
+    texts = []
+    for name, more in (("whole", ()), ("streamed", ("--stream", "100%"))):
+        done = fim_eval(
+            "run", "--tasks", starter_tasks, "--endpoint", smollm2.url, "--model", smollm2.model,
+            "--strategy", "lr", "--limit", "4", "--max-tokens", "8", "--max-concurrency", "1",
+            "--out", tmp_path / name, *more,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers = rows(tmp_path / name / "generations.jsonl")
+        texts.append({one["task_id"]: (one["text"], one["token_ids"]) for one in answers})
+    assert texts[0] == texts[1]
+    for one in answers:
+        assert one["completion_tokens"] == len(one["token_ids"])
+        assert 0 < one["first_token_ns"] <= one["last_token_ns"] <= one["elapsed_ns"]
+
+
 def test_the_probability_of_a_text_is_that_with_which_it_is_generated(smollm2: Server) -> None:
     """Greedy decoding tells the log-probability of each token it chose; scoring the same ids
     behind the same prompt must tell the same, to the noise of another batch.
