@@ -35,6 +35,7 @@ def fim_eval(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     given: bytes | None = None,
+    limit_s: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in `cwd`."""
     done = subprocess.run(
@@ -44,7 +45,7 @@ def fim_eval(
         input=given,
         stdin=None if given is not None else subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=limit_s,
         check=False,
     )
     return subprocess.CompletedProcess(
