@@ -592,8 +592,8 @@ class TestTheCommand:
         assert "The larger model is better" in done.stderr
         assert "size-7b, lr" in done.stdout
         assert {path.name for path in (in_process.folder / "out").iterdir()} == {
-            "answer.md", "pairs.csv", "report.json", "summary.csv", "summary.json",
-            "summary.parquet", "table.tex", "tasks.parquet",
+            "answer.md", "figures", "index.html", "pairs.csv", "report.json", "summary.csv",
+            "summary.json", "summary.parquet", "table.tex", "tasks.parquet",
         }  # fmt: skip
         report = json.loads((in_process.folder / "out" / "report.json").read_bytes())
         assert (report["seed"], report["resamples"]) == (3, 200)
