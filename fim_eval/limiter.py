@@ -18,6 +18,10 @@ FASTER = 1.05
 """What counts as faster: less is noise."""
 
 DOWN = 0.7
+OFTEN = 0.1
+"""Share of requests refused, of this round's and the last one's, that is an overload: a gateway
+that now and then refuses one says nothing of how many it bears."""
+
 CALM = 3
 """Rounds without growth after an overload."""
 
@@ -58,6 +62,9 @@ class Limiter:
     history: list[Change] = field(init=False, default_factory=list)
     _since_s: float | None = field(init=False, default=None)
     _answers: int = field(init=False, default=0)
+    _requests: int = field(init=False, default=0)
+    _requests_before: int = field(init=False, default=0)
+    _refused: int = field(init=False, default=0)
     _overloaded: bool = field(init=False, default=False)
     _queue: float = field(init=False, default=0.0)
     _best: tuple[float, int] = field(init=False, default=(0.0, 0))
@@ -75,13 +82,16 @@ class Limiter:
     def answered(self, prompts: int, now_s: float) -> None:
         """So many prompts have their outcome."""
         self._answers += prompts
+        self._requests += 1
         since_s = now_s if self._since_s is None else self._since_s
         if now_s - since_s >= LEAST_S and self._answers >= self.limit:
             self._end_round(now_s, self._answers / (now_s - since_s))
 
     def overloaded(self, now_s: float) -> None:
         """The server has refused a request because it has too many (429, 503)."""
-        if not self._overloaded:
+        self._refused += 1
+        seen = self._refused + self._requests + self._requests_before
+        if not self._overloaded and self._refused > OFTEN * seen:
             # Once a round: what was sent before the limit fell is refused, too.
             self._overloaded = True
             self._set(now_s, 0.0, max(1, int(self.limit * DOWN)), "overloaded")
@@ -110,6 +120,7 @@ class Limiter:
             self._best, self._growing, self._rounds = (rate, self.limit), True, 0
             self._set(now_s, rate, self._more(), "trying")
         self._since_s, self._answers = now_s, 0
+        self._requests_before, self._requests, self._refused = self._requests, 0, 0
 
     def _more(self) -> int:
         return min(self.ceiling, max(self.limit + 1, int(self.limit * UP)))

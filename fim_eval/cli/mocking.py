@@ -90,12 +90,16 @@ def mock_server(
 
 async def _serve(server: MockServer, port: int) -> None:
     import asyncio
+    import logging
 
     from aiohttp import web
 
     from fim_eval.errors import EndpointError
 
-    runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=1.0)
+    # Connections that it breaks on purpose are no errors to log.
+    quiet = logging.getLogger("fim_eval.mock")
+    quiet.setLevel(logging.CRITICAL)
+    runner = web.AppRunner(server.app, access_log=None, logger=quiet, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024)
     try:

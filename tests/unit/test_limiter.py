@@ -59,6 +59,16 @@ def test_a_server_that_refuses_is_asked_less_at_once_and_once_a_round() -> None:
     assert [change.reason for change in limiter.history] == ["start", "overloaded"]
 
 
+def test_a_refusal_now_and_then_changes_nothing() -> None:
+    limiter = Limiter(ceiling=64)
+    limiter.begin(0.0)
+    for step in range(1, 2_001):
+        limiter.answered(16, step / 50)
+        if step > 100 and step % 50 == 0:
+            limiter.overloaded(step / 50)
+    assert limiter.limit == 64
+
+
 def test_it_stays_near_what_a_server_bears_and_tries_again_later() -> None:
     limiter = Limiter(ceiling=1_000)
     worked(limiter, lambda limit: 5.0 * limit, 200, refuses_above=80)
