@@ -258,15 +258,16 @@ def infill_ids(
     return tuple(ids)
 
 
-def spelled_piece(ids: tuple[int, ...], bound: Bound, parts: tuple[Part, ...]) -> str | None:
-    """A piece that stands in a prompt oftener than its layout says; None if none does.
+def piece_counts(bound: Bound, parts: tuple[Part, ...]) -> tuple[tuple[str, int, int], ...]:
+    """Every piece with its id and how often a prompt holds it.
 
-    Then the task's text spells it, and the tokenizer has read it as one.
+    Where a prompt holds it oftener, the task's text spells it, and the tokenizer has read it as
+    one.
     """
-    for piece, number in bound.pieces.items():
-        if ids.count(number) != parts.count(Piece(piece)) + bound.start.count(number):
-            return piece
-    return None
+    return tuple(
+        (piece, number, parts.count(Piece(piece)) + bound.start.count(number))
+        for piece, number in bound.pieces.items()
+    )
 
 
 def fewshot_text(examples: Sequence[InfillTask], task: InfillTask, context: Context) -> str:
@@ -364,67 +365,113 @@ def candidate_scoring(
     )
 
 
-def build_prompt(
-    task: InfillTask,
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How one model is asked: what holds for every task of a run."""
+
+    strategy: Strategy
+    context: Context
+    card: ModelCard | None
+    encoder: Encoder | None
+    """None: prompts are text."""
+
+    start: tuple[int, ...] = ()
+    """Left to right: what every sequence begins with."""
+
+    bound: Bound | None = None
+    """The format, where the strategy has one."""
+
+    parts: tuple[Part, ...] = ()
+    spellable: tuple[tuple[str, int, int], ...] = ()
+    """Pieces that a program may spell by accident: piece, id, how often the layout has it."""
+
+    examples: Sequence[InfillTask] = ()
+    """Of which those of the task's kind are shown."""
+
+
+def wording_of(
     strategy: Strategy,
     *,
     context: Context,
-    max_tokens: int,
     model: str,
     card: ModelCard | None,
     encoder: Encoder | None,
     named: InfillFormat | None = None,
     examples: Sequence[InfillTask] = (),
-    sample_index: int = 0,
-) -> Prompt:
-    """The prompt for one task.
+) -> Wording:
+    """How the model is asked by the strategy.
 
     `fim-*` prompts are always ids and need an encoder and a format: the one named, else the
     card's. Others are ids if there is an encoder, and a card or format that says what a sequence
-    begins with; else text for the server to tokenise. `lr-rerank` asks what `lr` asks, several
-    times; `fewshot` shows those `examples` that are of the task's kind.
+    begins with; else text for the server to tokenise.
 
     Raises:
-        StrategyRefusedError: the model cannot be asked this way; ends the run.
+        StrategyRefusedError: the model cannot be asked this way.
+        TokenizerError: the tokenizer has not the format's sentinels.
     """
-    prefix = shown_prefix(task, context)
+    if strategy not in INFILLING:
+        start = None if encoder is None else start_of(card, encoder, named)
+        return Wording(
+            strategy=strategy,
+            context=context,
+            card=card,
+            encoder=None if start is None else encoder,
+            start=start or (),
+            examples=examples,
+        )
+    sentinels = infill_format(model, card, strategy, named)
+    if encoder is None:
+        raise StrategyRefusedError(
+            f"{strategy} for {model}: needs the model's tokenizer.model or tokenizer.json; "
+            "name its folder or repository with --tokenizer"
+        )
+    bound = bind(encoder, sentinels)
+    parts = layout(sentinels, strategy)
+    return Wording(
+        strategy=strategy,
+        context=context,
+        card=card,
+        encoder=encoder,
+        bound=bound,
+        parts=parts,
+        spellable=() if sentinels.text_may_spell_pieces else piece_counts(bound, parts),
+    )
+
+
+def build_prompt(
+    task: InfillTask, wording: Wording, *, max_tokens: int, sample_index: int = 0
+) -> Prompt:
+    """The prompt for one task.
+
+    `lr-rerank` asks what `lr` asks, several times.
+
+    Raises:
+        StrategyRefusedError: this task cannot be asked so; ends the run.
+    """
+    prefix = shown_prefix(task, wording.context)
+    encoder, card = wording.encoder, wording.card
     text: str | None = None
     ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    if strategy not in INFILLING:
-        stop = LEFT_TO_RIGHT_STOPS
-        if strategy == "fewshot":
-            stop = (FILL_END,)
-            fitting = [example for example in examples if example.kind == task.kind]
-            if not fitting:
+    if encoder is not None and wording.bound is not None:
+        ids = infill_ids(encoder, wording.bound, wording.parts, prefix, task.suffix)
+        stop_ids = wording.bound.stop
+        for piece, number, times in wording.spellable:
+            if ids.count(number) != times:
                 raise StrategyRefusedError(
-                    f"{task.task_id}: fewshot has no worked example of a {task.kind} hole to show"
+                    f"{task.task_id}: its program spells {piece}, which {encoder.source} reads as "
+                    "a sentinel of the model's format; leave this task out, or use --strategy lr"
                 )
-            prefix = fewshot_text(fitting, task, context)
-        start = None if encoder is None else start_of(card, encoder, named)
-        if encoder is None or start is None:
+    else:
+        stop = LEFT_TO_RIGHT_STOPS
+        if wording.strategy == "fewshot":
+            stop = (FILL_END,)
+            prefix = fewshot_text(fitting_examples(wording.examples, task), task, wording.context)
+        if encoder is None:
             text = prefix
         else:
-            ids = (*start, *encoder.encode(prefix))
-    else:
-        sentinels = infill_format(model, card, strategy, named)
-        if encoder is None:
-            raise StrategyRefusedError(
-                f"{strategy} for {model}: needs the model's tokenizer.model or tokenizer.json; "
-                "name its folder or repository with --tokenizer"
-            )
-        bound = bind(encoder, sentinels)
-        parts = layout(sentinels, strategy)
-        ids = infill_ids(encoder, bound, parts, prefix, task.suffix)
-        stop_ids = bound.stop
-        spelled = None if sentinels.text_may_spell_pieces else spelled_piece(ids, bound, parts)
-        if spelled is not None:
-            raise StrategyRefusedError(
-                f"{task.task_id}: its program spells {spelled}, which {encoder.source} reads as "
-                f"the sentinel of format {sentinels.name}; leave this task out, or use "
-                "--strategy lr"
-            )
+            ids = (*wording.start, *encoder.encode(prefix))
     if ids is not None and card is not None and max(ids) >= card.vocabulary:
         raise StrategyRefusedError(
             f"{task.task_id}: its prompt holds id {max(ids)}, but {card.model_id} embeds only ids "
@@ -432,7 +479,7 @@ def build_prompt(
         )
     return Prompt(
         task_id=task.task_id,
-        strategy=strategy,
+        strategy=wording.strategy,
         sample_index=sample_index,
         text=text,
         token_ids=ids,
@@ -440,3 +487,17 @@ def build_prompt(
         stop_token_ids=stop_ids,
         max_tokens=max_tokens,
     )
+
+
+def fitting_examples(examples: Sequence[InfillTask], task: InfillTask) -> list[InfillTask]:
+    """Those of the task's kind.
+
+    Raises:
+        StrategyRefusedError: there is none.
+    """
+    fitting = [example for example in examples if example.kind == task.kind]
+    if not fitting:
+        raise StrategyRefusedError(
+            f"{task.task_id}: fewshot has no worked example of a {task.kind} hole to show"
+        )
+    return fitting

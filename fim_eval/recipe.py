@@ -21,6 +21,7 @@ from fim_eval.prompt import (
     infill_format,
     sentinel_ids,
     start_of,
+    wording_of,
 )
 from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt, Sampling
 from fim_eval.rerank import SAMPLES, SAMPLING
@@ -121,19 +122,19 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
         )
     more = FILL_END_TOKENS if recipe.strategy == "fewshot" else 0
     remembering = None if encoder is None else Remembering(encoder)
+    wording = wording_of(
+        recipe.strategy,
+        context=recipe.context,
+        model=recipe.model,
+        card=card,
+        encoder=remembering,
+        named=named,
+        examples=recipe.examples,
+    )
     prompts = []
     for task in tasks:
-        prompt = build_prompt(
-            task,
-            recipe.strategy,
-            context=recipe.context,
-            max_tokens=recipe.max_tokens or MAX_TOKENS[task.kind] + more,
-            model=recipe.model,
-            card=card,
-            encoder=remembering,
-            examples=recipe.examples,
-            named=named,
-        )
+        limit = recipe.max_tokens or MAX_TOKENS[task.kind] + more
+        prompt = build_prompt(task, wording, max_tokens=limit)
         prompts.append(prompt)
         prompts += [
             prompt.model_copy(update={"sample_index": index})

@@ -39,10 +39,25 @@ def same_program(one: str, other: str) -> bool:
 
     >>> same_program("x = 1\n\ny = 2\n", "x = 1\ny = 2\n")
     True
+    >>> same_program("x = 1", "x = 1.0"), same_program("f(1)", "f(1, 2)")
+    (False, False)
     """
     if one == other:
         return True
     try:
-        return ast.dump(parse(one)) == ast.dump(parse(other))
+        return _alike(parse(one), parse(other))
     except (SyntaxError, ValueError):
         return False
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two parts of syntax trees are equal but for where they stand."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, ast.AST):
+        return all(
+            _alike(getattr(one, field, None), getattr(other, field, None)) for field in one._fields
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other

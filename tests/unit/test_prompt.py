@@ -24,6 +24,7 @@ from fim_eval.prompt import (
     infill_format,
     infill_ids,
     layout,
+    wording_of,
     module_docstring,
     shown_prefix,
 )
@@ -103,15 +104,10 @@ def built(
     context: Context = "none",
     encoder: Letters | SentencePieceTokenizer | None = None,
 ) -> Prompt:
-    return build_prompt(
-        of or task(),
-        strategy,
-        context=context,
-        max_tokens=64,
-        model=model,
-        card=card_of(model),
-        encoder=encoder,
+    wording = wording_of(
+        strategy, context=context, model=model, card=card_of(model), encoder=encoder
     )
+    return build_prompt(of or task(), wording, max_tokens=64)
 
 
 def ids_of(strategy: Strategy, prefix: str, suffix: str) -> tuple[int, ...]:
@@ -487,16 +483,10 @@ def prompt_of(
     encoder: Letters | SentencePieceTokenizer | None = None,
     examples: tuple[InfillTask, ...] = (),
 ) -> Prompt:
-    return build_prompt(
-        asked,
-        strategy,
-        context="none",
-        max_tokens=9,
-        model="m",
-        card=card,
-        encoder=encoder,
-        examples=examples,
+    wording = wording_of(
+        strategy, context="none", model="m", card=card, encoder=encoder, examples=examples
     )
+    return build_prompt(asked, wording, max_tokens=9)
 
 
 def test_a_fewshot_prompt_stops_at_its_closing_marker_as_text_and_as_ids() -> None:
