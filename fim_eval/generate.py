@@ -177,6 +177,7 @@ async def run(
     on_start: Callable[[int, int], None],
     on_outcome: Callable[[Outcome], None],
     *,
+    on_flight: Callable[[int], None] = lambda _: None,
     notice: Callable[[str], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> RunResult:
@@ -187,6 +188,7 @@ async def run(
         on_start: told how many prompts and texts to score there are, and how many are left to ask;
             told again when answers have made more.
         on_outcome: told each outcome once it is on disk.
+        on_flight: told how many prompts are in flight when a request is sent.
         notice: told what a person should know while it goes on.
         stop: once set, nothing more is asked, and what is in flight is waited for a while.
 
@@ -210,7 +212,14 @@ async def run(
                 on_start(len(wanted), 0)
                 return _result(request, prepared, outcomes, asked=0)
         async with AsyncExitStack() as stack:
-            session = _Session(request, prepared, directory, on_outcome, notice)
+            session = _Session(
+                request,
+                prepared,
+                directory,
+                on_outcome=on_outcome,
+                on_flight=on_flight,
+                notice=notice,
+            )
             server = await session.open(urls, stack)
             directory.claim(
                 _manifest(request, tasks, problems, prepared, server),
@@ -249,13 +258,16 @@ class _Session:
         request: Request,
         prepared: Prepared,
         directory: RunDirectory,
+        *,
         on_outcome: Callable[[Outcome], None],
+        on_flight: Callable[[int], None],
         notice: Callable[[str], None],
     ) -> None:
         self._request = request
         self._prepared = prepared
         self._directory = directory
         self._on_outcome = on_outcome
+        self._on_flight = on_flight
         self._notice = notice
         self._clock = Clock()
         self._segment = len(read_segments(directory.path))
@@ -386,6 +398,7 @@ class _Session:
         self._store_limits()
 
     async def _ask(self, client: Client, server: ServerIdentity, work: Sequence[Work]) -> None:
+        self._on_flight(sum(post.in_flight for post in self._posts))
         questions = [one for one in work if isinstance(one, Question)]
         outcomes: list[Outcome] = []
         if questions:

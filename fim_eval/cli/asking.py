@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from fim_eval.cli.console import cores, progress, run_async, run_stoppable, say, write
-from fim_eval.cli.judging import jail_for, judge_runs
+from fim_eval.cli.console import run_async, say, write
+from fim_eval.cli.judging import jail_for
 from fim_eval.cli.options import (
     DEFAULT_KEY_ENV,
-    FAILED,
-    INTERRUPTED,
     STANDARD,
     UNRESOLVED,
     Audit,
@@ -47,23 +43,17 @@ from fim_eval.cli.options import (
     Workers,
 )
 from fim_eval.cli.reporting import tell
+from fim_eval.cli.running import api_key, ask_all, ask_each, check_each, told_format
 from fim_eval.errors import (
     DatasetError,
     EndpointError,
-    FimEvalError,
     IsolationError,
-    StrategyRefusedError,
 )
 from fim_eval.terminal import printable
 from fim_eval.words import INFILLING, Strategy
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from fim_eval.generate import Outcome, Request, RunResult
-    from fim_eval.recipe import Prepared
     from fim_eval.records import InfillTask
-    from fim_eval.sandbox import Jail
     from fim_eval.suite import Suite
 
 
@@ -210,7 +200,7 @@ def run(
         server_log=server_log,
     )
     check_each([request])
-    result = ask(request, probe_first=probe_first, audit=share_named(audit))
+    (result,) = ask_all([request], probe_first=probe_first, audit=share_named(audit))
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved or result.unscored else 0)
 
@@ -390,79 +380,6 @@ def examples_for(strategy: Strategy, suite: Suite, shots: int) -> Sequence[Infil
     return worked_examples(suite, say, shots=shots) if strategy == "fewshot" else ()
 
 
-def check_each(requests: Sequence[Request]) -> None:
-    """Refuse what can be refused before the first model is asked, not after hours of another.
-
-    Says of each model in which format it will be asked.
-    """
-    from fim_eval.recipe import prepare
-
-    told = [told_format(prepare(request.tasks[:1], request.recipe)) for request in requests]
-    for line in dict.fromkeys(filter(None, told)):
-        say(line)
-
-
-def told_format(prepared: Prepared) -> str | None:
-    """In which format a model will be asked, and how that is known; None for prompts of text."""
-    sentinels, recipe = prepared.format, prepared.recipe
-    if sentinels is None:
-        return None
-    line = f"{recipe.model}: format {sentinels.name}, {prepared.format_from}"
-    if prepared.card is None and recipe.strategy != "lr":
-        line += "; it is not in the table of models: that it infills is taken on your word"
-    return line
-
-
-def ask_each(
-    requests: Sequence[Request],
-    folders: Sequence[Path],
-    jail: Jail | None,
-    workers: int | None,
-    *,
-    probe_first: bool,
-    audit: float = 0.0,
-) -> int:
-    """Run requests one after the other, judge them, tell the table over all runs in `folders`.
-
-    Returns the exit code.
-    """
-    from fim_eval.verify import JudgeSettings
-
-    unresolved = failed = 0
-    asked: list[Path] = []
-    for request in requests:
-        count = len(request.tasks[: request.limit])
-        say(f"{request.recipe.model}, {request.recipe.strategy}: {count} tasks")
-        try:
-            result = ask(request, probe_first=probe_first, audit=audit)
-            unresolved += result.unresolved + result.unscored
-            asked.append(request.out)
-        except FimEvalError as error:
-            # One server's end is not the others': what stands is still asked, told and stored.
-            say(f"fim-eval: {error}")
-            failed += 1
-    if asked and jail is not None:
-        unresolved += judge_runs(asked, jail, JudgeSettings(workers=workers or cores()))
-    if failed < len(requests):
-        tell(folders, folders[0] if len(folders) == 1 else None, as_json=False)
-    return FAILED if failed else UNRESOLVED if unresolved else 0
-
-
-def api_key(variable: str) -> str | None:
-    """The key in an environment variable; None if it is unset or empty.
-
-    Raises:
-        EndpointError: it holds what no HTTP header can carry; the message does not show it.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and (key.isprintable())) or " " in key:
-        raise EndpointError(
-            f"the key in {variable} holds a space, a line break or a letter outside ASCII, which "
-            "no HTTP header can carry; set it again"
-        )
-    return key or None
-
-
 def probe(
     endpoint: Annotated[
         str, typer.Option("--endpoint", help="Full base URL, as in https://host/prefix/v1.")
@@ -491,85 +408,6 @@ def probe(
     lines = [f"{model}, {strategy}: {found.verdict}", *(f"  {line}" for line in found.evidence)]
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
     raise typer.Exit(0 if found.verdict == "infills" else UNRESOLVED)
-
-
-def probed(request: Request) -> Request:
-    """The request with what a probe of its model showed; as it is where there is nothing to show.
-
-    Raises:
-        StrategyRefusedError: sources conflict on whether the model infills, and it does not.
-    """
-    from fim_eval.journal import has_manifest
-    from fim_eval.recipe import model_card
-    from fim_eval.study import probe_model
-
-    recipe = request.recipe
-    if recipe.strategy not in INFILLING or has_manifest(request.out):
-        return request
-    found = run_async(probe_model(request.endpoint, recipe, request.api_key))
-    say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
-    known = model_card(recipe)
-    if found.verdict == "does not infill":
-        if known is None or known.infills != "yes":
-            raise StrategyRefusedError(
-                f"{recipe.strategy} for {recipe.model}: eight plain holes say that it does not "
-                "infill; `fim-eval probe` shows them. --no-probe asks it all the same"
-            )
-        say(
-            f"{recipe.model} was trained to infill ({known.source}), but does not answer so: does "
-            "the server load the model that it names, with its own weights and tokenizer?"
-        )
-    return replace(request, probe=found)
-
-
-def ask(request: Request, *, probe_first: bool = True, audit: float = 0.0) -> RunResult:
-    """Run one request, and a share of it once more, each with its progress on standard error."""
-    from fim_eval.study import audit_of
-
-    if probe_first:
-        request = probed(request)
-    result = ask_once(request)
-    again = audit_of(request, audit)
-    if audit and again.tasks:
-        say(f"{len(again.tasks)} tasks once more, {again.concurrency} in flight: what changes?")
-        ask_once(again)
-    return result
-
-
-def ask_once(request: Request) -> RunResult:
-    """Run one request with its progress on standard error, and say how it ended."""
-    from fim_eval.generate import run as generate
-
-    with progress("asked", "failed") as (on_start, advance):
-
-        def on_outcome(outcome: Outcome) -> None:
-            advance(outcome.outcome == "failure")
-
-        def work(stop: asyncio.Event) -> Coroutine[Any, Any, RunResult]:
-            return generate(request, on_start, on_outcome, notice=say, stop=stop)
-
-        result = run_stoppable(work, request.timeouts.drain_s)
-    before = result.answered_before
-    say(
-        f"{result.out}: {result.answered}/{result.tasks} answered"
-        + (f", {before} of them already there" if before else "")
-    )
-    if result.unresolved or result.unscored:
-        unscored = f", {result.unscored} without bits" if result.unscored else ""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in result.failures.most_common())
-        say(
-            f"{result.unresolved} unresolved{unscored} ({reasons}); "
-            "the same command asks again what may yet be answered"
-        )
-    if result.was_stopped and result.unresolved:
-        say(f"stopped; the same command goes on with {request.out}")
-        raise typer.Exit(INTERRUPTED)
-    if result.text_differences:
-        say(
-            f"{result.text_differences} texts differ from the server's own; "
-            "ours, decoded from ids, are scored"
-        )
-    return result
 
 
 def read_suite(path: Path) -> Suite:

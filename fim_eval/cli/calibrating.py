@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fim_eval.cli.asking import api_key, ask_each, check_each, named_strategies
+from fim_eval.cli.asking import named_strategies
 from fim_eval.cli.console import say
 from fim_eval.cli.judging import jail_for
 from fim_eval.cli.options import (
@@ -24,6 +24,7 @@ from fim_eval.cli.options import (
     TokenizerSource,
     Workers,
 )
+from fim_eval.cli.running import api_key, ask_each, check_each
 from fim_eval.errors import DatasetError
 
 

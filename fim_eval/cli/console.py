@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,96 +110,6 @@ def interruptible() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-@contextmanager
-def progress(
-    done_word: str, failed_word: str
-) -> Iterator[tuple[Callable[[int, int], None], Callable[[bool], None]]]:
-    """Two callbacks that show how far a long step is: a bar on a terminal, else a line every 10 s.
-
-    Args:
-        done_word: what has become of an item, as in "asked".
-        failed_word: what it is called if nothing has come of it, as in "failed".
-
-    Yields:
-        One to be told how many items there are and how many are left, one to be told of each item
-        whether it failed.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    counts = Counts()
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        told = time.monotonic()
-
-        def advance_lines(failed: bool) -> None:
-            nonlocal told
-            counts.advance(failed)
-            if time.monotonic() - told >= 10:
-                told = time.monotonic()
-                say(counts.line(done_word, failed_word))
-
-        yield counts.start, advance_lines
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn(f"{{task.fields[failed]}} {failed_word}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None, failed=0, rate="")
-
-        def start(total: int, left: int) -> None:
-            counts.start(total, left)
-            bar.update(task, total=total, completed=total - left)
-
-        def advance(failed: bool) -> None:
-            counts.advance(failed)
-            bar.update(task, advance=1, failed=counts.failed, rate=f"{counts.rate():.0f}/s")
-
-        yield start, advance
-
-
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Counts:
-    """How many items there are, are done, and failed, since when."""
-
-    def __init__(self) -> None:
-        self.total = self.done = self.failed = 0
-        self._done_before = 0
-        self._started = time.monotonic()
-
-    def start(self, total: int, left: int) -> None:
-        """Count from here."""
-        self.total = total
-        self.done = self._done_before = total - left
-        self._started = time.monotonic()
-
-    def advance(self, failed: bool) -> None:
-        """One item more."""
-        self.done += 1
-        self.failed += failed
-
-    def rate(self) -> float:
-        """Items per second of this session."""
-        return (self.done - self._done_before) / max(time.monotonic() - self._started, 1e-3)
-
-    def line(self, done_word: str, failed_word: str) -> str:
-        """Where things stand, for a log."""
-        rate = self.rate()
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
-        return (
-            f"{self.done}/{self.total} {done_word}, {self.failed} {failed_word}, {rate:.0f}/s{left}"
-        )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fim_eval.cli.console import cores, interruptible, progress, run_async, say, write
+from fim_eval.cli.console import cores, interruptible, run_async, say, write
 from fim_eval.cli.options import (
     FAILED,
     STANDARD,
@@ -30,6 +30,7 @@ from fim_eval.cli.options import (
     TimeFloor,
     Workers,
 )
+from fim_eval.cli.progress import steps
 from fim_eval.cli.reporting import tell
 from fim_eval.errors import DatasetError
 from fim_eval.words import NO_VERDICT
@@ -279,12 +280,13 @@ def judged_progress() -> Iterator[Watcher]:
     """Progress of judging on standard error."""
     from fim_eval.verify import Watcher
 
-    with progress("judged", "without verdict") as (on_start, advance):
+    with steps("judged", "without verdict") as begin:
+        step = begin("")
 
         def on_verdict(verdict: Verdict) -> None:
-            advance(verdict.outcome in NO_VERDICT)
+            step.advance(verdict.outcome in NO_VERDICT)
 
-        yield Watcher(on_start=on_start, on_verdict=on_verdict, notice=say)
+        yield Watcher(on_start=step.start, on_verdict=on_verdict, notice=say)
 
 
 def jail_for(isolation: IsolationName) -> Jail:

@@ -9,9 +9,11 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -430,6 +432,37 @@ class TestEval:
         )
         assert "two, lr, single-line" in done.stdout
         assert "5/5" in done.stdout
+
+    def test_models_on_different_servers_are_asked_at_the_same_time(self, tmp_path: Path) -> None:
+        """Each server answers only once the other has been asked."""
+        asked = {"one": threading.Event(), "two": threading.Event()}
+
+        def answer(body: dict[str, Any]) -> str | Reply:
+            model = body["model"]
+            asked[model].set()
+            other = asked["two" if model == "one" else "one"]
+            return right_answer(body) if other.wait(20) else refusal(404, "left alone")
+
+        with FakeServer(model="one", answer=answer) as one, FakeServer(model="two") as two:
+            two.answer = answer
+            servers = self.configure(tmp_path, one=one.port, two=two.port)
+            done = fim_eval(
+                "eval", "--problems", "starter", "--split", "all", "--limit", "5", "--servers",
+                servers, "--no-verify", "--out", "runs", cwd=tmp_path,
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("5/5 answered") == 2
+
+    def test_strategies_of_one_model_are_asked_in_turn(self, tmp_path: Path) -> None:
+        with FakeServer(model="one", delay_s=0.05) as server:
+            done = fim_eval(
+                "eval", "--problems", "starter", "--split", "all", "--limit", "5", "--strategies",
+                "lr,lr-rerank", "--endpoint", server.endpoint, "--model", "one", "--no-verify",
+                "--max-concurrency", "1", "--out", "runs", cwd=tmp_path,
+            )  # fmt: skip
+            assert server.max_in_flight == 1
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("5/5 answered") == 2
 
     def test_one_table_over_the_models_of_two_sessions(self, tmp_path: Path) -> None:
         """On a machine with one GPU, models are served one after the other."""

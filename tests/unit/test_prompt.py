@@ -24,9 +24,9 @@ from fim_eval.prompt import (
     infill_format,
     infill_ids,
     layout,
-    wording_of,
     module_docstring,
     shown_prefix,
+    wording_of,
 )
 from fim_eval.records import InfillTask, ModelCard, Prompt
 from fim_eval.tokenizer import SentencePieceTokenizer
