@@ -453,7 +453,7 @@ class TestAProcess:
             assert process.returncode == 130
             asked = len(server.prompts)
             assert len(completions(out)) == asked < 200
-            assert told.startswith("fim-eval: stopping; waiting up to 30 s for what is in flight")
+            assert "\nfim-eval: stopping; waiting up to 30 s for what is in flight" in told
             assert f"{out}: {asked}/200 answered\n" in told
             assert told.endswith(f"stopped; the same command goes on with {out}\n")
             assert output == ""
