@@ -317,8 +317,7 @@ class Client:
         """What is recorded of an answer; `counted`: its usage is of this prompt alone."""
         usage = answer.usage if counted else None
         ids, prompt_ids = choice.token_ids, choice.prompt_token_ids
-        # Not validated again: `_Answer` has been, and this is done for every prompt.
-        return Completion.model_construct(
+        return Completion(
             task_id=prompt.task_id,
             strategy=prompt.strategy,
             sample_index=prompt.sample_index,

@@ -30,12 +30,14 @@ from fim_eval.health import Health
 from fim_eval.journal import (
     Outcomes,
     RunDirectory,
+    Standing,
     has_manifest,
-    is_settled,
     key_of,
+    place_of,
     read_manifest,
     read_outcomes,
     read_segments,
+    read_standing,
     scoring_key_of,
 )
 from fim_eval.limiter import Limiter
@@ -200,36 +202,35 @@ async def run(
     problems = problems_of(tasks, request.problems)
     prepared = prepare(tasks, request.recipe)
     stop = stop or asyncio.Event()
+    task_lines = json_lines(tasks)
+    manifest_of = partial(_manifest, request, task_lines, problems, prepared)
     with RunDirectory(request.out) as directory:
+        standing = Standing()
         if has_manifest(request.out):
             # With the stored server in place of today's: what is finished needs no server.
-            stored = read_manifest(request.out)
-            directory.claim(_manifest(request, tasks, problems, prepared, stored.server), tasks)
-            outcomes = read_outcomes(request.out)
-            wanted = _wanted(request, prepared, outcomes)
-            if not _pending(wanted, outcomes):
-                _rank(prepared, outcomes, directory)
+            directory.claim(manifest_of(read_manifest(request.out).server), task_lines)
+            standing = read_standing(request.out)
+            wanted = _wanted(request, prepared)
+            if not _pending(wanted, standing):
+                _rank(prepared, standing, directory)
                 on_start(len(wanted), 0)
-                return _result(request, prepared, outcomes, asked=0)
+                before = _answered(request, prepared, standing)
+                return _result(request, prepared, standing, before, asked=0)
         async with AsyncExitStack() as stack:
             session = _Session(
                 request,
                 prepared,
                 directory,
+                standing,
                 on_outcome=on_outcome,
                 on_flight=on_flight,
                 notice=notice,
             )
             server = await session.open(urls, stack)
-            directory.claim(
-                _manifest(request, tasks, problems, prepared, server),
-                tasks,
-                problems,
-                request.recipe.examples,
-            )
-            before = read_outcomes(request.out)
-            wanted = _wanted(request, prepared, before)
-            pending = _pending(wanted, before)
+            directory.claim(manifest_of(server), task_lines, problems, request.recipe.examples)
+            before = _answered(request, prepared, standing)
+            wanted = _wanted(request, prepared)
+            pending = _pending(wanted, standing)
             on_start(len(wanted), len(pending))
             session.begin(len(pending))
             asked = 0
@@ -239,15 +240,13 @@ async def run(
                 if stop.is_set() or request.recipe.strategy != "lr-rerank":
                     break
                 # What candidates have made possible: their programs can be scored now.
-                outcomes = read_outcomes(request.out)
-                known = set(map(_key, wanted))
-                wanted = _wanted(request, prepared, outcomes)
-                pending = [one for one in _pending(wanted, outcomes) if _key(one) not in known]
+                known = set(map(place_of, wanted))
+                wanted = _wanted(request, prepared)
+                pending = [one for one in _pending(wanted, standing) if place_of(one) not in known]
                 if pending:
                     on_start(len(wanted), len(pending))
-            if request.recipe.strategy == "lr-rerank":
-                _rank(prepared, read_outcomes(request.out), directory)
-    return _result(request, prepared, before, asked=asked, was_stopped=stop.is_set())
+            _rank(prepared, standing, directory)
+    return _result(request, prepared, standing, before, asked=asked, was_stopped=stop.is_set())
 
 
 class _Session:
@@ -258,6 +257,7 @@ class _Session:
         request: Request,
         prepared: Prepared,
         directory: RunDirectory,
+        standing: Standing,
         *,
         on_outcome: Callable[[Outcome], None],
         on_flight: Callable[[int], None],
@@ -266,6 +266,7 @@ class _Session:
         self._request = request
         self._prepared = prepared
         self._directory = directory
+        self._standing = standing
         self._on_outcome = on_outcome
         self._on_flight = on_flight
         self._notice = notice
@@ -416,6 +417,7 @@ class _Session:
         self._directory.append(*outcomes)
         self._store_limits()
         for outcome in outcomes:
+            self._standing.note(outcome)
             self._on_outcome(outcome)
 
     def _is_streamed(self, question: Question) -> bool:
@@ -601,7 +603,7 @@ def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | No
     return completion.model_copy(update={"text": text, "server_text": completion.text})
 
 
-def _wanted(request: Request, prepared: Prepared, outcomes: Outcomes) -> list[Asked]:
+def _wanted(request: Request, prepared: Prepared) -> list[Asked]:
     """All that a run needs as far as is known: prompts, then reference answers, then candidates.
 
     In this order, so that what is timed is not disturbed by what is scored.
@@ -614,6 +616,7 @@ def _wanted(request: Request, prepared: Prepared, outcomes: Outcomes) -> list[As
             for place in places
         ]
     if prepared.recipe.strategy == "lr-rerank":
+        outcomes = read_outcomes(request.out)
         for place in places:
             wanted += _candidates(prepared, place, outcomes).values()
     return wanted
@@ -655,12 +658,13 @@ def _candidates(prepared: Prepared, place: int, outcomes: Outcomes) -> dict[int,
     }
 
 
-def _rank(prepared: Prepared, outcomes: Outcomes, directory: RunDirectory) -> None:
+def _rank(prepared: Prepared, standing: Standing, directory: RunDirectory) -> None:
     """Write the ranking of each task whose candidates are all scored, if it is not there yet."""
     if prepared.recipe.strategy != "lr-rerank":
         return
+    outcomes = read_outcomes(directory.path)
     for place, task in enumerate(prepared.tasks):
-        if task.task_id in outcomes.rankings:
+        if task.task_id in standing.ranked:
             continue
         scorings = _candidates(prepared, place, outcomes)
         likelihoods = {
@@ -669,57 +673,44 @@ def _rank(prepared: Prepared, outcomes: Outcomes, directory: RunDirectory) -> No
             if isinstance(found := outcomes.likelihoods.get(scoring_key_of(one)), Likelihood)
         }
         if likelihoods and len(likelihoods) == len(scorings):
-            directory.append(ranking(task.task_id, prepared.recipe.strategy, likelihoods))
+            ranked = ranking(task.task_id, prepared.recipe.strategy, likelihoods)
+            directory.append(ranked)
+            standing.note(ranked)
 
 
-def _key(asked: Asked) -> tuple[str, str, int, Scored | None]:
-    return (*key_of(asked), None) if isinstance(asked, Prompt) else scoring_key_of(asked)
-
-
-def _pending(wanted: Iterable[Asked], outcomes: Outcomes) -> list[Asked]:
+def _pending(wanted: Iterable[Asked], standing: Standing) -> list[Asked]:
     """What is neither answered nor refused for good."""
+    return [one for one in wanted if not standing.is_settled(place_of(one))]
 
-    def found(one: Asked) -> Outcome | None:
-        if isinstance(one, Prompt):
-            return outcomes.generations.get(key_of(one))
-        return outcomes.likelihoods.get(scoring_key_of(one))
 
-    return [one for one in wanted if (outcome := found(one)) is None or not is_settled(outcome)]
+def _answered(request: Request, prepared: Prepared, standing: Standing) -> int:
+    """Tasks that have their answer."""
+    tasks = (prepared.tasks[place].task_id for place in _places(request, prepared))
+    return sum(standing.has_answer(task_id, request.recipe.strategy) for task_id in tasks)
 
 
 def _result(
     request: Request,
     prepared: Prepared,
-    before: Outcomes,
+    standing: Standing,
+    answered_before: int,
     *,
     asked: int,
     was_stopped: bool = False,
 ) -> RunResult:
-    """How the run stands now, `before` being what it held when the session began."""
-    outcomes = read_outcomes(request.out)
+    """How the run stands now."""
     strategy = request.recipe.strategy
     tasks = [prepared.tasks[place].task_id for place in _places(request, prepared)]
-
-    def answered(then: Outcomes) -> int:
-        return sum(then.answer(task_id, strategy) is not None for task_id in tasks)
-
-    gold = [outcomes.likelihoods.get((task_id, strategy, 0, "gold")) for task_id in tasks]
+    scored = sum(standing.is_answered((task_id, strategy, 0, "gold")) for task_id in tasks)
     return RunResult(
         out=request.out,
         tasks=len(tasks),
         asked=asked,
-        answered=answered(outcomes),
-        answered_before=answered(before),
-        failures=Counter(
-            outcome.reason
-            for outcome in (*outcomes.generations.values(), *outcomes.likelihoods.values())
-            if isinstance(outcome, RequestFailure)
-        ),
-        unscored=sum(not isinstance(one, Likelihood) for one in gold) if request.gold else 0,
-        text_differences=sum(
-            isinstance(outcome, Completion) and outcome.server_text is not None
-            for outcome in outcomes.generations.values()
-        ),
+        answered=_answered(request, prepared, standing),
+        answered_before=answered_before,
+        failures=Counter(reason for reason in standing.reasons.values() if reason),
+        unscored=len(tasks) - scored if request.gold else 0,
+        text_differences=standing.text_differences,
         was_stopped=was_stopped,
     )
 
@@ -732,7 +723,7 @@ def problems_of(tasks: Iterable[InfillTask], problems: Iterable[Problem]) -> lis
 
 def _manifest(
     request: Request,
-    tasks: Sequence[InfillTask],
+    task_lines: bytes,
     problems: Sequence[Problem],
     prepared: Prepared,
     server: ServerIdentity,
@@ -740,8 +731,8 @@ def _manifest(
     """The manifest of this request against this server."""
     card, tokenizer = prepared.card, prepared.tokenizer
     identity = RunIdentity(
-        tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
-        tasks=len(tasks),
+        tasks_sha256=hashlib.sha256(task_lines).hexdigest(),
+        tasks=len(prepared.tasks),
         model=request.recipe.model,
         model_id=card.model_id if card else None,
         strategy=request.recipe.strategy,

@@ -167,7 +167,7 @@ def import_run(
         imported=ImportFacts(source=str(file), sha256=file_sha256, completions=len(samples)),
     )
     with RunDirectory(out) as directory:
-        directory.claim(manifest, list(tasks), problems)
+        directory.claim(manifest, task_lines, problems)
         for sample in samples:
             directory.append(sample)
     return ImportedRun(len(tasks), len(counts), len(samples), most)

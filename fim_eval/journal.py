@@ -15,7 +15,7 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +41,7 @@ from fim_eval.records import (
     Scoring,
     Segment,
 )
-from fim_eval.words import PERMANENT_FAILURES, Scored, Strategy
+from fim_eval.words import PERMANENT_FAILURES, FailureReason, Scored, Strategy
 
 MANIFEST = "manifest.json"
 TASKS = "tasks.jsonl"
@@ -74,6 +74,66 @@ def key_of(record: Prompt | Completion | RequestFailure) -> Key:
 def scoring_key_of(record: Scoring | Likelihood) -> ScoringKey:
     """What is scored."""
     return record.task_id, record.strategy, record.sample_index, record.scored
+
+
+Place = tuple[str, str, int, Scored | None]
+"""Of whatever is asked: task_id, strategy, sample_index, scored; None: a completion."""
+
+
+def place_of(
+    record: Prompt | Scoring | Completion | Imported | RequestFailure | Likelihood,
+) -> Place:
+    """Where an outcome stands, or will."""
+    scored = record.scored if isinstance(record, Scoring | RequestFailure | Likelihood) else None
+    return record.task_id, record.strategy, record.sample_index, scored
+
+
+@dataclass
+class Standing:
+    """How far a run is, without its answers: small, however many there are."""
+
+    reasons: dict[Place, FailureReason | None] = field(default_factory=dict)
+    """Why there is no answer; None: there is one."""
+
+    ranked: set[str] = field(default_factory=set)
+    """Tasks whose candidates are ranked."""
+
+    text_differences: int = 0
+    """Completions in which the server's own text differs from its ids decoded by us."""
+
+    def note(self, outcome: Completion | Imported | RequestFailure | Likelihood | Ranking) -> None:
+        """One outcome more.
+
+        A failure may stand before the answer that a later session got.
+
+        Raises:
+            ValueError: it answers what was answered.
+        """
+        if isinstance(outcome, Ranking):
+            if outcome.task_id in self.ranked:
+                raise ValueError(f"answers {outcome.task_id} a second time")
+            self.ranked.add(outcome.task_id)
+            return
+        place = place_of(outcome)
+        if self.is_answered(place):
+            raise ValueError(f"answers {outcome.task_id} a second time")
+        self.reasons[place] = outcome.reason if isinstance(outcome, RequestFailure) else None
+        self.text_differences += isinstance(outcome, Completion) and outcome.server_text is not None
+
+    def is_answered(self, place: Place) -> bool:
+        """Whether there is an answer."""
+        return place in self.reasons and self.reasons[place] is None
+
+    def is_settled(self, place: Place) -> bool:
+        """Whether asking again would be in vain: it is answered, or refused for good."""
+        reason = self.reasons.get(place)
+        return reason in PERMANENT_FAILURES if reason else place in self.reasons
+
+    def has_answer(self, task_id: str, strategy: Strategy) -> bool:
+        """Whether a task has the completion that answers it."""
+        if strategy == "lr-rerank":
+            return task_id in self.ranked
+        return self.is_answered((task_id, strategy, 0, None))
 
 
 @dataclass(frozen=True)
@@ -134,7 +194,7 @@ class RunDirectory:
     def claim(
         self,
         manifest: RunManifest,
-        tasks: list[InfillTask],
+        tasks: bytes,
         problems: Sequence[Problem] = (),
         examples: Sequence[InfillTask] = (),
     ) -> None:
@@ -142,7 +202,7 @@ class RunDirectory:
 
         Args:
             manifest: of the run.
-            tasks: that it asks.
+            tasks: that it asks, as lines.
             problems: that the tasks were cut from; none if they came without.
             examples: that its prompts show.
 
@@ -165,7 +225,7 @@ class RunDirectory:
                 f"{self.path}: holds {', '.join(strangers)} but no {MANIFEST}, so nobody can tell "
                 "which run they are of; choose another --out"
             )
-        create(self.path / TASKS, json_lines(tasks))
+        create(self.path / TASKS, tasks)
         if problems:
             create(self.path / PROBLEMS, json_lines(problems))
         if examples:
@@ -297,34 +357,44 @@ def read_outcomes(path: Path) -> Outcomes:
     Raises:
         RunDirectoryError: a whole line is damaged, or a key was answered twice.
     """
-    found = Outcomes()
-    for number, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
+    found, standing = Outcomes(), Standing()
+    for outcome in _noted(path, standing):
         match outcome:
             case Ranking():
-                twice = outcome.task_id in found.rankings
                 found.rankings[outcome.task_id] = outcome
             case Imported():
                 name = (outcome.task_id, outcome.strategy, outcome.sample_index)
-                twice = name in found.imported
                 found.imported[name] = outcome
             case Completion() | RequestFailure(scored=None):
-                key = key_of(outcome)
-                twice = isinstance(found.generations.get(key), Completion)
-                found.generations[key] = outcome
+                found.generations[key_of(outcome)] = outcome
             case Likelihood(scored=scored) | RequestFailure(scored=str() as scored):
                 place = (outcome.task_id, outcome.strategy, outcome.sample_index, scored)
-                twice = isinstance(found.likelihoods.get(place), Likelihood)
                 found.likelihoods[place] = outcome
-        if twice:
-            raise RunDirectoryError(
-                f"{path / GENERATIONS}:{number}: answers {outcome.task_id} a second time"
-            )
     return found
 
 
-def is_settled(outcome: Completion | Likelihood | RequestFailure) -> bool:
-    """Whether asking again would be in vain: it is answered, or refused for good."""
-    return not isinstance(outcome, RequestFailure) or outcome.reason in PERMANENT_FAILURES
+def read_standing(path: Path) -> Standing:
+    """How far the run directory at `path` is.
+
+    Raises:
+        RunDirectoryError: as `read_outcomes`.
+    """
+    standing = Standing()
+    for _ in _noted(path, standing):
+        pass
+    return standing
+
+
+def _noted(
+    path: Path, standing: Standing
+) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
+    """Every outcome in order, once it is noted."""
+    for number, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
+        try:
+            standing.note(outcome)
+        except ValueError as error:
+            raise RunDirectoryError(f"{path / GENERATIONS}:{number}: {error}") from error
+        yield outcome
 
 
 def difference(stored: RunIdentity, wanted: RunIdentity) -> str:

@@ -34,7 +34,15 @@ T = TypeVar("T")
 
 def json_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in files: one compact JSON object a line."""
-    return b"".join(orjson.dumps(record.model_dump()) + b"\n" for record in records)
+    return b"".join(json_of(record) + b"\n" for record in records)
+
+
+def json_of(record: Record) -> bytes:
+    """A record as a compact JSON object, records inside of it likewise.
+
+    Its fields as they are: `model_dump` first would take five times as long.
+    """
+    return orjson.dumps(vars(record), default=vars)
 
 
 class FolderLock:
@@ -93,7 +101,7 @@ def sealed(body: bytes) -> bytes:
 
 def sealed_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in journals."""
-    return b"".join(sealed(orjson.dumps(record.model_dump())) for record in records)
+    return b"".join(sealed(json_of(record)) for record in records)
 
 
 def unsealed(line: bytes) -> bytes:
@@ -184,13 +192,7 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
     Raises:
         RunDirectoryError: it cannot be read, or a whole line is damaged.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+    for number, line in enumerate(_whole_lines(path), 1):
         try:
             yield number, adapter.validate_json(unsealed(line))
         except ValidationError as error:
@@ -200,6 +202,19 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
             ) from error
         except ValueError as error:
             raise RunDirectoryError(f"{path}:{number}: is damaged ({error}); {remedy}") from error
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """Lines without their ends; none if there is no file. Not all of a long file at once."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def cannot_write(path: Path, error: OSError) -> RunDirectoryError:

@@ -16,11 +16,13 @@ import pytest
 from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
     RunDirectory,
-    is_settled,
+    Standing,
     key_of,
+    place_of,
     read_generations,
     read_manifest,
     read_segments,
+    read_standing,
     read_tasks,
 )
 from fim_eval.lines import json_lines, sealed
@@ -137,7 +139,7 @@ def manifest(**changes: object) -> RunManifest:
 def write(folder: Path, *outcomes: Completion | RequestFailure) -> Path:
     """A run directory with these outcomes; its `generations.jsonl`."""
     with RunDirectory(folder) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), json_lines(TASKS))
         directory.begin_segment(segment(0))
         for outcome in outcomes:
             directory.append(outcome)
@@ -161,7 +163,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_an_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), json_lines(TASKS))
         for number in range(3):
             directory.append(completion(number))
             assert len(read_generations(tmp_path)) == number + 1
@@ -269,12 +271,32 @@ def test_samples_and_strategies_have_keys_of_their_own(tmp_path: Path) -> None:
 
 
 def test_only_answers_and_permanent_failures_are_settled() -> None:
+    def is_settled(outcome: Completion | RequestFailure) -> bool:
+        standing = Standing()
+        assert not standing.is_settled(place_of(outcome))
+        standing.note(outcome)
+        return standing.is_settled(place_of(outcome))
+
     assert is_settled(completion(0))
     permanent = {"bad-request", "prompt-too-long", "prompt-altered", "boundary-unknown"}
     assert permanent == PERMANENT_FAILURES
     assert all(is_settled(failure(0, reason)) for reason in PERMANENT_FAILURES)
     retryable: tuple[FailureReason, ...] = ("timeout", "connection", "overloaded", "wrong-model")
     assert not any(is_settled(failure(0, reason)) for reason in retryable)
+
+
+def test_what_stands_is_known_without_the_answers(tmp_path: Path) -> None:
+    differs = completion(2).model_copy(update={"server_text": "other"})
+    write(tmp_path, completion(0), failure(1, "connection"), differs, failure(3, "bad-request"))
+    standing = read_standing(tmp_path)
+    outcomes = read_generations(tmp_path).values()
+    assert [standing.is_answered(place_of(one)) for one in outcomes] == [True, False, True, False]
+    assert [standing.is_settled(place_of(one)) for one in outcomes] == [True, False, True, True]
+    assert standing.text_differences == 1
+    standing.note(completion(1))
+    assert standing.is_answered(place_of(completion(1)))
+    with pytest.raises(ValueError, match="a second time"):
+        standing.note(completion(1))
 
 
 HOLD = """
@@ -305,7 +327,7 @@ def test_a_second_process_cannot_open_a_directory_in_use(tmp_path: Path) -> None
         owner.kill()
     # A killed owner leaves its file, but no lock.
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), json_lines(TASKS))
 
 
 @pytest.mark.parametrize(
@@ -330,7 +352,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match="belongs to another run") as caught,
     ):
-        directory.claim(manifest(**changes), TASKS)
+        directory.claim(manifest(**changes), json_lines(TASKS))
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     after = files_in(tmp_path)
@@ -342,7 +364,7 @@ def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
     first = (tmp_path / "manifest.json").read_bytes()
     with RunDirectory(tmp_path) as directory:
         later = manifest().model_copy(update={"created_at": "2027-01-01T00:00:00.000+00:00"})
-        directory.claim(later, TASKS)
+        directory.claim(later, json_lines(TASKS))
     assert (tmp_path / "manifest.json").read_bytes() == first
 
 
@@ -353,7 +375,7 @@ def test_outcomes_without_a_manifest_are_refused_and_left_alone(tmp_path: Path, 
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match=rf"holds {name} but no manifest\.json"),
     ):
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), json_lines(TASKS))
     assert {path for path in files_in(tmp_path) if path != "lock"} == {name}
 
 
