@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -381,6 +381,7 @@ class _Session:
         """
         problem_of = {task.task_id: task.problem_id for task in self._prepared.tasks}
         urls = [post.url for post in self._posts]
+        url_of = cache(lambda problem_id: replica_of(problem_id, urls))
         size = min(self._request.batch, self._request.concurrency)
         prompts = [one for one in pending if isinstance(one, Prompt)]
         scorings = [one for one in pending if isinstance(one, Scoring)]
@@ -388,12 +389,13 @@ class _Session:
         for post in self._posts:
 
             def belongs(task_id: str, url: str = post.url) -> bool:
-                return replica_of(problem_of[task_id], urls) == url
+                return url_of(problem_of[task_id]) == url
 
             own = [one for one in questions if belongs(one.prompt.task_id)]
             streamed = [one for one in own if self._is_streamed(one)]
             post.queue.extend([one] for one in streamed)
-            post.queue.extend(batches((one for one in own if not self._is_streamed(one)), size))
+            whole = [one for one in own if not self._is_streamed(one)] if streamed else own
+            post.queue.extend(batches(whole, size))
             post.queue.extend([one] for one in scorings if belongs(one.task_id))
         await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
         self._store_limits()

@@ -8,7 +8,7 @@ shows that it is well. Knows no prompt and no task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from fim_eval.errors import EndpointError
@@ -16,6 +16,10 @@ from fim_eval.records import Timeouts
 
 FIRST_LOOK_S = 1.0
 LONGEST_LOOK_S = 15.0
+
+OVERDUE = 10.0
+"""Times the slowest answer so far, for one request: then it is taken for lost. Twice as patient
+after each that was given up, so that what is honestly slow gets its answer."""
 
 
 class HungError(Exception):
@@ -53,7 +57,11 @@ class Health:
         self._sleep = sleep
         self._notice = notice
         self._recovery: asyncio.Task[None] | None = None
-        self._pending: set[asyncio.Timeout] = set()
+        self._pending: dict[asyncio.Timeout, float] = {}
+        """Requests, with when each was sent."""
+
+        self._slowest_s = 0.0
+        self._patience = OVERDUE
         self._answered_s = clock_s()
 
     @property
@@ -106,30 +114,37 @@ class Health:
         Raises:
             HungError: `watch` has given it up.
         """
+        sent_s = self._clock_s()
         if not self._pending:
-            self._answered_s = self._clock_s()
+            self._answered_s = sent_s
         try:
             async with asyncio.timeout(None) as pending:
-                self._pending.add(pending)
+                self._pending[pending] = sent_s
                 try:
                     yield
                 finally:
-                    self._pending.discard(pending)
+                    del self._pending[pending]
         except TimeoutError as error:
             if pending.expired():
-                raise HungError("nothing was generated") from error
+                waited_s = self._clock_s() - sent_s
+                raise HungError(f"given up after {waited_s:.0f} s without an answer") from error
             raise
         self._answered_s = self._clock_s()
+        self._slowest_s = max(self._slowest_s, self._answered_s - sent_s)
 
     async def watch(self) -> None:
-        """Give up what is asked whenever nothing was answered for long and no token can be had.
+        """Give up what waits in vain, so that it is asked again.
 
-        Runs until it is cancelled.
+        All of it, whenever nothing was answered for long and no token can be had; one request,
+        when it has waited far longer than any that was answered. Runs until it is cancelled.
         """
         while True:
             await asyncio.sleep(self._timeouts.stall_s / 4)
+            if self.is_lost:
+                continue
+            self._give_up_overdue()
             quiet_s = self._clock_s() - self._answered_s
-            if not self._pending or self.is_lost or quiet_s < self._timeouts.stall_s:
+            if not self._pending or quiet_s < self._timeouts.stall_s:
                 continue
             fault = await self._look()
             if fault is None:
@@ -140,6 +155,24 @@ class Health:
                 f"{self._where}: {len(self._pending)} requests without an answer for "
                 f"{quiet_s:.0f} s, and no token either ({fault}); they are given up and asked again"
             )
-            now = asyncio.get_running_loop().time()
-            for pending in list(self._pending):
-                pending.reschedule(now)
+            self._give_up(self._pending)
+
+    def _give_up_overdue(self) -> None:
+        if not self._slowest_s:
+            return
+        longest_s = max(self._timeouts.stall_s, self._patience * self._slowest_s)
+        now_s = self._clock_s()
+        overdue = [one for one, sent_s in self._pending.items() if now_s - sent_s > longest_s]
+        if overdue:
+            self._patience *= 2
+            self._notice(
+                f"{self._where}: {len(overdue)} requests without an answer for {longest_s:.0f} s, "
+                f"others took {self._slowest_s:.0f} s at most; they are given up and asked again"
+            )
+            self._give_up(overdue)
+
+    @staticmethod
+    def _give_up(requests: Iterable[asyncio.Timeout]) -> None:
+        now = asyncio.get_running_loop().time()
+        for pending in list(requests):
+            pending.reschedule(now)

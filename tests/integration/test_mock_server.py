@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -286,3 +287,20 @@ class TestStreaming:
 def completions(run_directory: Path) -> list[Completion]:
     found = read_generations(run_directory).values()
     return [one for one in found if isinstance(one, Completion)]
+
+
+async def test_a_request_that_a_server_has_lost_is_asked_again_long_before_its_time(
+    tmp_path: Path,
+) -> None:
+    """The others are answered: the server is well, and only this one waits."""
+    notices: list[str] = []
+    quick = Timeouts(first_wait_s=0.0, stall_s=1.0)
+    async with serving(Behaviour(script={2: "hang"})) as (_, endpoint):
+        wanted = request(endpoint, tmp_path, timeouts=quick, concurrency=12)
+        work = run(wanted, lambda _total, _left: None, lambda _outcome: None, notice=notices.append)
+        result = await asyncio.wait_for(work, 20)
+    assert (result.unresolved, result.failures) == (0, Counter())
+    assert sorted(one.attempts for one in completions(tmp_path)) == [1] * 8 + [2] * 4
+    assert [notice.partition(": ")[2].partition(",")[0] for notice in notices] == [
+        "1 requests without an answer for 1 s"
+    ]
