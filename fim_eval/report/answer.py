@@ -361,7 +361,7 @@ def _of_judging(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
 
 def _of_asking(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
     for row in _headlines(found):
-        if row.answered and row.truncated > 0.05 * row.answered and row.strategy != "lr":
+        if row.truncated and row.truncated > 0.05 * row.answered and row.strategy != "lr":
             yield (
                 f"{_plain(row.model)}, {row.strategy}, {row.kind}: {row.truncated:,} of "
                 f"{row.answered:,} answers met the token limit and may have been cut short."

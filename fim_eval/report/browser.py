@@ -68,8 +68,8 @@ class Answer:
     failure: str | None
     """Why there is no answer; None if there is one."""
 
-    met_limit: bool
-    """Whether the completion was cut by the token limit."""
+    met_limit: bool | None
+    """Whether the completion was cut by the token limit. None: not known, it was imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _answer(
             )
         )
     # Of an answer from elsewhere only the text is known.
-    met_limit = isinstance(completion, Completion) and completion.finish_reason == "length"
+    met_limit = completion.finish_reason == "length" if isinstance(completion, Completion) else None
     return Answer(tuple(fillings), None, met_limit=met_limit)
 
 

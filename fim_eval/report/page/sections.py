@@ -793,7 +793,10 @@ def _failures(findings: Findings) -> Html | None:
                     )
                     for name in failures
                 ),
-                *(_cell(_count(count)) for count in (row.truncated, row.no_end, row.ran_past)),
+                *(
+                    _cell("unknown" if count is None else _count(count))
+                    for count in (row.truncated, row.no_end, row.ran_past)
+                ),
             ]
             for row in of_kind
         ]
