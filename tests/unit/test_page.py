@@ -25,7 +25,8 @@ from fim_eval.report.figures import (
 )
 from fim_eval.report.findings import Estimate
 from fim_eval.report.page.packing import VERDICTS, pack
-from fim_eval.report.page.sections import appendix, contents, sections, told_estimate
+from fim_eval.report.page.sections import appendix, contents, sections
+from fim_eval.report.page.tables import told_estimate
 from fim_eval.report.views import headline_pairs, headline_rows
 from tests.made_report import made_browsed, made_findings
 
