@@ -461,13 +461,8 @@ def _figure(value: float, metric: Metric) -> str:
 
 
 def _unit(value: float, metric: Metric) -> str:
-    match metric:
-        case "edit_distance":
-            return f"{_figure(value, metric)} characters"
-        case "bits_per_character":
-            return f"{_figure(value, metric)} bits per character"
-        case _:
-            return f"{_figure(value, metric)} %"
+    unit = {"edit_distance": "characters", "bits_per_character": "bits per character"}
+    return f"{_figure(value, metric)} {unit.get(metric, '%')}"
 
 
 def _signed(value: float, metric: Metric) -> str:

@@ -5,6 +5,7 @@ The same join as `report.table`, told by task instead of counted. Knows no page.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -178,7 +179,8 @@ def _read_all(runs: Sequence[Path], workers: int) -> list[_Read]:
     workers = min(workers, len(runs))
     if size < _PARALLEL_BYTES or workers < 2:
         return [_read(path) for path in runs]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
         return list(pool.map(_read, runs))
 
 

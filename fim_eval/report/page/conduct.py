@@ -77,10 +77,11 @@ def failures(findings: Findings) -> Html | None:
         return None
     order = {name: place for place, name in enumerate(get_args(VerdictOutcome))}
     outcomes = sorted({name for row in rows for name in row.outcomes}, key=order.__getitem__)
+    # A program and a request may both time out.
     failures = list(dict.fromkeys(name for row in rows for name in row.failures))
     heads = [
-        "model", "strategy", *outcomes, "unjudged", *failures, "met the limit", "wrote no end",
-        "ran past",
+        "model", "strategy", *outcomes, "unjudged", *(f"no answer: {name}" for name in failures),
+        "met the limit", "wrote no end", "ran past",
     ]  # fmt: skip
     bodies = []
     for kind, of_kind in itertools.groupby(rows, key=lambda row: row.kind):
