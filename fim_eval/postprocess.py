@@ -6,11 +6,11 @@ The raw completion is stored; every policy is computed from it, never by asking 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from fim_eval.records import InfillTask, Prompt
-from fim_eval.syntax import parses
+from fim_eval.syntax import longest_parsing
 from fim_eval.words import Policy
 
 POLICIES: tuple[Policy, ...] = (
@@ -102,26 +102,20 @@ def _before_suffix(completion: str, task: InfillTask) -> str:
 
 
 def _longest_parsing(completion: str, task: InfillTask) -> str:
-    for text in _beginnings(completion, task):
-        if parses(filled_program(task, text)):
-            return text
-    return completion
+    whole = _whole(completion, task)
+    end = longest_parsing(task.prefix, whole, _ends(completion, whole, task), task.suffix)
+    return completion if end is None else whole[:end]
 
 
-def _beginnings(completion: str, task: InfillTask) -> Iterator[str]:
-    """Where a completion may be cut, longest first."""
+def _ends(completion: str, whole: str, task: InfillTask) -> list[int]:
+    """Where a completion may be cut, longest first: places in it, ended as a whole."""
     if task.middle.endswith("\n"):
-        pieces = completion.split("\n")
-        cuts = ["\n".join(pieces[:count]) for count in range(len(pieces), 0, -1)]
+        breaks = [found.start() for found in re.finditer("\n", completion)]
+        # Lines are whole, but before a line break after another, or at the start, none is added.
+        ends = [place + (place > 0 and completion[place - 1] != "\n") for place in reversed(breaks)]
     else:
-        ends = [found.end() for found in _TOKENS.finditer(completion)]
-        cuts = [completion[:end] for end in reversed(ends)]
-    before = None
-    for cut in (*cuts, ""):
-        text = _whole(cut, task)
-        if text != before:
-            yield text
-        before = text
+        ends = [found.end() for found in _TOKENS.finditer(completion)][::-1]
+    return list(dict.fromkeys([len(whole), *ends, 0]))
 
 
 def continuation(

@@ -21,6 +21,7 @@ from fim_eval.report.findings import (
     Metric,
     Noise,
     Pair,
+    PartDifference,
     Row,
     Run,
     Trend,
@@ -225,6 +226,7 @@ def made_findings(
             for kind, strategy, name in asked
             for by, group, order in _groups(kind)
         ),
+        part_differences=tuple(_part_differences(rate, asked, names, judged=judged)),
         noise=(
             Noise(
                 model=names[next(iter(models))],
@@ -308,6 +310,37 @@ def _pairs(
                 noise=0.007,
                 detectable=0.026,
                 finding="larger better" if far else "no difference shown",
+            )
+
+
+def _part_differences(
+    rate: dict[tuple[str, str, str, str], float],
+    asked: Sequence[tuple[Kind, Strategy, str]],
+    names: dict[str, str],
+    *,
+    judged: bool,
+) -> Iterator[PartDifference]:
+    """The gain grows from group to group, out of a loss."""
+    for kind, strategy in dict.fromkeys((kind, strategy) for kind, strategy, _ in asked):
+        these = [name for name in names if (kind, strategy, name) in asked]
+        if len(these) < 2:
+            continue
+        policy = HEADLINE[kind]
+        less, more = (rate[kind, strategy, name, policy] for name in (these[0], these[-1]))
+        for by, group, order in _groups(kind):
+            yield PartDifference(
+                smaller=names[these[0]],
+                larger=names[these[-1]],
+                strategy=strategy,
+                kind=kind,
+                policy=policy,
+                metric="pass_at_1" if judged else "exact_match",
+                by=by,
+                group=group,
+                order=order,
+                difference=estimate(
+                    0.5 * order * (more - less) - 0.05, 0.035, _TASKS[kind] // 5, bounds=(-1, 1)
+                ),
             )
 
 

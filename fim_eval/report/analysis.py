@@ -382,8 +382,8 @@ def _row(study: _Study, cell: Cell, questions: Questions) -> Later[Row]:
                 and estimate.tasks == estimate.problems
             },
             edit_distance_quartiles=_quantiles(answered["edit_distance"], (0.25, 0.5, 0.75)),
-            truncated=int(answered["truncated"].sum()),
-            no_end=int((~answered["ended"]).sum()),
+            truncated=_how_many(answered["truncated"]),
+            no_end=_how_many(~answered["ended"]),
             ran_past=int(answered["ran_past"].sum()),
             outcomes=_counts(answered["verdict"]),
             failures=_counts(frame["failure"]),
@@ -399,6 +399,11 @@ def _row(study: _Study, cell: Cell, questions: Questions) -> Later[Row]:
 def _sum(column: pl.Series) -> float | None:
     """None if a part of it is not known."""
     return None if column.null_count() or column.is_empty() else float(column.sum())
+
+
+def _how_many(column: pl.Series) -> int | None:
+    """None if of a part of it nothing is known."""
+    return None if column.null_count() else int(column.sum())
 
 
 def _counts(column: pl.Series) -> dict[str, int]:

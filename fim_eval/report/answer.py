@@ -361,7 +361,7 @@ def _of_judging(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
 
 def _of_asking(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
     for row in _headlines(found):
-        if row.answered and row.truncated > 0.05 * row.answered and row.strategy != "lr":
+        if row.truncated and row.truncated > 0.05 * row.answered and row.strategy != "lr":
             yield (
                 f"{_plain(row.model)}, {row.strategy}, {row.kind}: {row.truncated:,} of "
                 f"{row.answered:,} answers met the token limit and may have been cut short."
@@ -461,13 +461,8 @@ def _figure(value: float, metric: Metric) -> str:
 
 
 def _unit(value: float, metric: Metric) -> str:
-    match metric:
-        case "edit_distance":
-            return f"{_figure(value, metric)} characters"
-        case "bits_per_character":
-            return f"{_figure(value, metric)} bits per character"
-        case _:
-            return f"{_figure(value, metric)} %"
+    unit = {"edit_distance": "characters", "bits_per_character": "bits per character"}
+    return f"{_figure(value, metric)} {unit.get(metric, '%')}"
 
 
 def _signed(value: float, metric: Metric) -> str:

@@ -5,6 +5,7 @@ The same join as `report.table`, told by task instead of counted. Knows no page.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -68,8 +69,8 @@ class Answer:
     failure: str | None
     """Why there is no answer; None if there is one."""
 
-    met_limit: bool
-    """Whether the completion was cut by the token limit."""
+    met_limit: bool | None
+    """Whether the completion was cut by the token limit. None: not known, it was imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,8 @@ def _read_all(runs: Sequence[Path], workers: int) -> list[_Read]:
     workers = min(workers, len(runs))
     if size < _PARALLEL_BYTES or workers < 2:
         return [_read(path) for path in runs]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
         return list(pool.map(_read, runs))
 
 
@@ -243,7 +245,7 @@ def _answer(
             )
         )
     # Of an answer from elsewhere only the text is known.
-    met_limit = isinstance(completion, Completion) and completion.finish_reason == "length"
+    met_limit = completion.finish_reason == "length" if isinstance(completion, Completion) else None
     return Answer(tuple(fillings), None, met_limit=met_limit)
 
 

@@ -528,7 +528,7 @@ def _length(findings: Findings, metric: Metric) -> Figure | None:
         f"{METRICS[metric]} in percent by length of the reference in characters, a mark per model,"
         " a panel per kind of hole and strategy, with 95 % intervals.",
         chart((860, 410, 265)[across - 1], 240 if across == 1 else 130, across),
-        chart(250 if across == 1 else 115, 110, min(across, 2)),
+        chart(250, 110, 1),
     )
 
 

@@ -82,12 +82,11 @@ class Row(Record):
     edit_distance_quartiles: tuple[float, float, float] | None
     """First quartile, median, third, over answered tasks."""
 
-    truncated: int
-    """Answers known to have met the token limit. Of imported runs neither this nor the next is
-    known, which `Run.prompt_form` tells: none is counted."""
+    truncated: int | None
+    """Answers that met the token limit. None: not known of every answer, as in imported runs."""
 
-    no_end: int
-    """Answers known not to have ended by themselves."""
+    no_end: int | None
+    """Answers that did not end by themselves. None as `truncated` is."""
 
     ran_past: int
     """Answers that go on to repeat the suffix."""

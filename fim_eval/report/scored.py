@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -78,7 +79,7 @@ def read_scored(paths: Sequence[Path], *, workers: int = 1) -> list[ScoredRun]:
         return [_scored(path) for path in paths]
     # Not forked: polars has threads of its own.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
         return list(pool.map(_scored, paths))
 
 

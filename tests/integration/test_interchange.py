@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 from fim_eval.interchange import export_run
 from fim_eval.journal import read_manifest, read_tasks
 from fim_eval.report import find_runs, findings, read_scored, score_run, summarise
+from fim_eval.report.browser import read_browsed
 from tests.data_paths import infilling_path, needs_infilling
 from tests.integration import InProcess
 from tests.integration.simulated import Simulated, suite, write_run
@@ -223,3 +225,22 @@ def test_imported_and_asked_runs_are_reported_together(in_process: InProcess) ->
     found = findings(read_scored(find_runs([in_process.folder / "runs"])), resamples=200)
     exact = [pair for pair in found.pairs if (pair.metric, pair.policy) == ("exact_match", "raw")]
     assert [(pair.smaller, pair.larger) for pair in exact] == [("a", "b")]
+
+
+def test_how_imported_answers_ended_is_told_as_unknown_everywhere(
+    in_process: InProcess, folder: Path
+) -> None:
+    samples(folder / "samples.jsonl", references(folder / "tasks.jsonl"))
+    assert in_process("import", "samples.jsonl", *IMPORT, "--out", "run").returncode == 0
+    assert in_process("report", "run", "--out", "out").returncode == 0
+    rows = json.loads((folder / "out" / "report.json").read_bytes())["rows"]
+    assert {(row["truncated"], row["no_end"], row["ran_past"]) for row in rows} == {(None, None, 0)}
+    with (folder / "out" / "summary.csv").open() as file:
+        assert {(row["truncated"], row["no_end"]) for row in csv.DictReader(file)} == {("", "")}
+    page = (folder / "out" / "index.html").read_text()
+    assert "<td>unknown</td><td>unknown</td><td>0</td></tr>" in page
+    assert "how they ended is not known" in (folder / "out" / "answer.md").read_text()
+    browsed = read_browsed([folder / "run"])
+    assert {answer.met_limit for task in browsed.tasks for answer in task.answers if answer} == {
+        None
+    }

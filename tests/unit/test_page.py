@@ -25,7 +25,8 @@ from fim_eval.report.figures import (
 )
 from fim_eval.report.findings import Estimate
 from fim_eval.report.page.packing import VERDICTS, pack
-from fim_eval.report.page.sections import appendix, contents, sections, told_estimate
+from fim_eval.report.page.sections import appendix, contents, sections
+from fim_eval.report.page.tables import told_estimate
 from fim_eval.report.views import headline_pairs, headline_rows
 from tests.made_report import made_browsed, made_findings
 
@@ -161,6 +162,54 @@ def test_every_headline_number_stands_in_the_page() -> None:
         assert f"{pair.only_larger:,}" in shown
     assert "64.9 to 65.4" in shown  # 70B's bounds
     assert "not audited" not in shown
+
+
+def test_every_gain_on_a_part_stands_in_the_page_with_its_interval() -> None:
+    findings = made_findings()
+    shown = sections(findings, ())
+    tables = dict(re.findall(r"Gain on parts of ([\w-]+)</caption>(.*?)</table>", shown))
+    assert list(tables) == ["single-line", "multi-line", "random-span", "block"]
+    for each in findings.part_differences:
+        told_as = told_estimate(each.difference, "pass_at_1", signed=True)
+        assert f'<span class="value">{told_as}</span>' in tables[each.kind]
+        assert f">{each.group}<span" in tables[each.kind]
+    assert 'lr<span class="quiet">7b → 70b</span>' in tables["block"]
+    assert 'fim-psm<span class="quiet">7b → 70b</span>' in tables["block"]
+    # In each table three strategies on the whole, and on every part.
+    assert [len(re.findall("<svg", of)) for of in tables.values()] == [33, 33, 33, 45]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.01, 0.05, "gained"), (-0.05, -0.01, "lost"), (-0.01, 0.05, "unsure"), (0, 0.05, "unsure")],
+)
+def test_a_gain_is_grey_where_its_interval_meets_no_difference(
+    low: float, high: float, word: str
+) -> None:
+    findings = made_findings(kinds=("single-line",), strategies=("lr",))
+    given = findings.part_differences[0]
+    middle = (low + high) / 2
+    changed = given.difference.model_copy(
+        update={"value": middle, "least": middle, "most": middle, "low": low, "high": high}
+    )
+    shown = sections(
+        findings.model_copy(
+            update={"part_differences": (given.model_copy(update={"difference": changed}),)}
+        ),
+        (),
+    )
+    (table,) = re.findall(r"Gain on parts of .*?</table>", shown)
+    assert re.findall(r'class="bar (\w+)"', table) == ["gained", word]
+
+
+def test_without_an_interval_a_gain_has_no_bar() -> None:
+    findings = made_findings(kinds=("single-line",), strategies=("lr",))
+    given = findings.part_differences[0]
+    one_problem = given.difference.model_copy(update={"low": None, "high": None})
+    changed = given.model_copy(update={"difference": one_problem})
+    shown = sections(findings.model_copy(update={"part_differences": (changed,)}), ())
+    (table,) = re.findall(r"Gain on parts of .*?</table>", shown)
+    assert len(re.findall('class="bar', table)) == 1
 
 
 def test_what_has_no_bound_or_no_interval_is_told_as_such() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from fim_eval.postprocess import POLICIES, continuation, filled_middle
 from fim_eval.records import InfillTask, Prompt
+from fim_eval.syntax import parse
 from fim_eval.words import Policy
 
 
@@ -166,6 +168,63 @@ def test_syntax_keeps_the_longest_beginning_that_parses(
     prefix: str, completion: str, suffix: str, reference: str, middle: str
 ) -> None:
     assert filled_middle("syntax", completion, hole(reference, prefix, suffix)) == middle
+
+
+def simply_longest_parsing(completion: str, task: InfillTask) -> str:
+    """The policy as it is defined: every beginning is tried, the longest first."""
+    if task.middle.endswith("\n"):
+        pieces = completion.split("\n")
+        cuts = ["\n".join(pieces[:count]) for count in range(len(pieces), 0, -1)]
+        cuts = [cut + "\n" if cut and not cut.endswith("\n") else cut for cut in cuts]
+    else:
+        ends = [found.end() for found in re.finditer(r"\w+|[^\S\n]+|\n|.", completion, re.DOTALL)]
+        cuts = [completion[:end] for end in reversed(ends)]
+    for text in (*cuts, ""):
+        try:
+            parse(task.prefix + text + task.suffix)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        return text
+    return completion
+
+
+statements = st.sampled_from(
+    [
+        "x = 1", "pass", "return x", "if x:", "elif x:", "else:", "else_ = 1", "try:", "except E:",
+        "finally:", "for y in x:", "while x: pass", "def f(a,", "b):", "def f():", "class A:", "@d",
+        "match x:", "case 1:", "case _: pass", "x = (", "1,", ")", "f(1, [2,", "])", "'''",
+        '"""text', 'text"""', "x = '''", "'a' \\", "'a\\", "b'", "x = 1 \\", "\\", "# '''", "",
+        "  ", "x = f'{y}'", "x = f'''{", "}'''", "x = f\"{d['a']}\"", "f'{{'", "r'\\'", "x = 'it",
+        "x y", "1 +", "with a as b:", "async def g():", "lambda: (", "x = [i for i in y", "]",
+        "x; y", "if x: y", "\tz = 1", "z = 1;", "\x0cx = 1", "x\r", "\0", "é = 1", "x = $",
+        "if (a :=", "raise", "del x", "''", 'x = "#"', "print x", "return (yield)",
+    ]
+)  # fmt: skip
+programs = st.lists(
+    st.builds("{}{}".format, st.sampled_from(["", "    ", "        ", "  ", "\t"]), statements),
+    max_size=14,
+).map(lambda lines: "".join(line + "\n" for line in lines))
+
+
+@given(
+    prefix=st.sampled_from(
+        ["", "def f():\n", "def f():\n    try:\n", "x = (\n", "x = '''\n", "if x:\n    y\n"]
+    )
+    | programs,
+    completion=programs | programs.map(lambda text: text[:-1]),
+    suffix=st.sampled_from(
+        ["", "    return x\n", ")\n", "'''\n", "    except E: pass\n", "else:\n  y\n"]
+    )
+    | programs,
+    reference=st.sampled_from(["x\n", "x"]),
+    times=st.sampled_from([1, 3, 9]),
+)
+def test_syntax_keeps_what_trying_every_beginning_keeps(
+    prefix: str, completion: str, suffix: str, reference: str, times: int
+) -> None:
+    task = hole(reference, prefix, suffix)
+    repeated = completion * times
+    assert filled_middle("syntax", repeated, task) == simply_longest_parsing(repeated, task)
 
 
 END = 9

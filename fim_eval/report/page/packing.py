@@ -41,7 +41,7 @@ def pack(browsed: Browsed, headline: Mapping[Kind, Policy]) -> tuple[str, list[s
         starts: the first task of each piece.
     A piece is a list of tasks, each
         [context or null, prefix, middle, suffix, sensitive or null, answers], an answer null or
-        [failure or null, met_limit, [[middle, edit_distance, detail, [policy, ...]], ...]].
+        [failure or null, met_limit or null, [[middle, edit_distance, detail, [policy, ...]], ...]].
     """
     pieces: list[bytes] = []
     starts: list[int] = []

@@ -394,7 +394,9 @@
             element("span", { textContent: (state & 1) === 1 ? "exact match" : `edit distance ${distance.toLocaleString("en")}` }),
             text === "" ? element("span", { textContent: "empty" }) : null,
             element("span", { className: "quiet", textContent: names }),
-            limit && policies.includes(0) ? element("span", { className: "quiet", textContent: "met the token limit" }) : null,
+            limit !== false && policies.includes(0)
+              ? element("span", { className: "quiet", textContent: limit === null ? "token limit met: unknown" : "met the token limit" })
+              : null,
             detail === "" ? null : element("span", { className: "detail" },
               ...visible(detail.slice(0, cutAt(detail, CUT))),
               ...(detail.length > CUT ? [` … ${(detail.length - CUT).toLocaleString("en")} characters more`] : []))),
