@@ -1,13 +1,17 @@
 """Documents to rows of ids: Code Llama's infilling objective, and packing. No model, no clock.
 
-Code Llama paper v3 (https://arxiv.org/abs/2308.12950), section 2.3: nine documents of ten are cut at
-two characters, drawn uniformly, into prefix, middle and suffix; half of these are shown as PSM and
-half as SPM; the others stay left to right. Suffix and middle have no space of the tokenizer's in
-front; in SPM prefix and middle are encoded as one text. The loss is of all tokens.
+Code Llama paper v3 (https://arxiv.org/abs/2308.12950), section 2.3: nine documents of ten are cut
+at two characters into prefix, middle and suffix; half of these are shown as PSM and half as SPM;
+the others stay left to right. Suffix and middle have no space of the tokenizer's in front; in SPM
+prefix and middle are encoded as one text. The loss is of all tokens.
+
+Ours, not the paper's: only half of the cuts are uniform. The others leave
+short middles, so that a small model sees their ends often enough to learn them.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +21,12 @@ from ladder.pieces import BOS, EOS, Pieces
 
 INFILLING_RATE = 0.9
 SPM_RATE = 0.5
+SHORT_RATE = 0.25
+"""Of the documents cut: a middle of a length that is uniform in its logarithm, anywhere."""
+
+LINES_RATE = 0.25
+"""Of the documents cut: a few whole lines, their number uniform in its logarithm."""
+
 WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
 
@@ -25,7 +35,7 @@ def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
     """One document as the model sees it, with what begins and ends it."""
     if draw.random() >= INFILLING_RATE:
         return [BOS, *pieces.begins(text), EOS]
-    first, second = sorted((draw.randint(0, len(text)), draw.randint(0, len(text))))
+    first, second = cut(text, draw)
     prefix, middle, suffix = text[:first], text[first:second], text[second:]
     if draw.random() < SPM_RATE:
         return [
@@ -36,6 +46,27 @@ def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
         BOS, pieces.pre, *pieces.begins(prefix), pieces.suf, *pieces.goes_on(suffix),
         pieces.mid, *pieces.goes_on(middle), pieces.eot,
     ]  # fmt: skip
+
+
+def cut(text: str, draw: random.Random) -> tuple[int, int]:
+    """Where the middle begins and ends, in characters."""
+    kind = draw.random()
+    if kind < SHORT_RATE:
+        length = _log_uniform(len(text), draw)
+        first = draw.randint(0, len(text) - length)
+        return first, first + length
+    if kind < SHORT_RATE + LINES_RATE:
+        starts = [0, *(place + 1 for place, sign in enumerate(text) if sign == "\n")]
+        count = _log_uniform(len(starts) - 1, draw)
+        line = draw.randint(0, len(starts) - 1 - count)
+        return starts[line], starts[line + count]
+    first, second = sorted((draw.randint(0, len(text)), draw.randint(0, len(text))))
+    return first, second
+
+
+def _log_uniform(most: int, draw: random.Random) -> int:
+    """From 1 to `most`, both included."""
+    return min(most, int(math.exp(draw.uniform(0, math.log(most + 1)))))
 
 
 @dataclass

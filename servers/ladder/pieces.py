@@ -53,9 +53,7 @@ class Pieces:
         """Read the content of a `tokenizer.model`."""
         self._pieces = SentencePieceProcessor()
         self._pieces.LoadFromSerializedProto(model)
-        self.pre, self.suf, self.mid, self.eot = map(
-            self._pieces.piece_to_id, (PRE, SUF, MID, EOT)
-        )
+        self.pre, self.suf, self.mid, self.eot = map(self._pieces.piece_to_id, (PRE, SUF, MID, EOT))
 
     def begins(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, the tokenizer's own space in front."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 LENGTH = 384
 """Tokens of a row. Positions beyond it are never seen."""
 
-ROWS = 16
+ROWS = 8
 """In one step."""
 
-TOKENS = 4_000_000
+TOKENS = 10_000_000
 """For every size."""
 
 SEED = 0
@@ -22,8 +22,8 @@ WARM_UP = 0.05
 """Of the steps; from there to 0 in a straight line."""
 
 MOMENTUM = 0.95
-MATRIX_RATE = 0.02
-OTHER_RATE = 0.006
+MATRIX_RATE = 0.03
+OTHER_RATE = 0.02
 WEIGHT_DECAY = 0.01
 
 

@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002
         """One step."""
         for group in self.param_groups:
             for matrix in group["params"]:
@@ -145,7 +145,7 @@ class Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return loss.item()
+        return float(loss.item())
 
     def _share(self) -> float:
         """Of the highest rate: up, then down to 0."""
@@ -183,7 +183,7 @@ def held_out_loss(
         loss_of(model, [rows.next() for _ in range(plan.rows)]).item()
         for _ in range(HELD_OUT_ROWS // plan.rows)
     ]
-    return sum(losses) / len(losses)
+    return float(sum(losses) / len(losses))
 
 
 def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path) -> None:
