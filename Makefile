@@ -9,6 +9,7 @@ VENV := .venv
 SERVER_VENV := .venv-server
 BIN := $(VENV)/bin
 SMOLLM2 := .cache/smollm2-135m
+LADDER := .cache/ladder
 AXE := .cache/axe-core/axe.min.js
 AXE_VERSION := 4.14.1
 
@@ -45,6 +46,8 @@ BATCH_INVARIANT ?=
 REPLICAS ?=
 PORT ?=
 EXTRA ?=
+SIZES ?=
+TOKENS ?=
 
 option = $(if $($(2)),$(1) "$($(2))")
 
@@ -118,6 +121,28 @@ serve-qwen2.5-coder-7b: $(SERVER_VENV)/ready ## Serve Qwen2.5-Coder 7B on port 8
 	$(strip $(call serve,qwen2.5-coder-7b))
 serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
 	$(strip $(call serve,smollm2))
+.PHONY: serve-ladder-0.5m serve-ladder-1.5m serve-ladder-4.5m serve-ladder-10m
+serve-ladder-0.5m: $(LADDER)/0.5m/config.json ## Serve the ladder model of 0.5 M parameters on port 8201 (CPU)
+	$(strip $(call serve,ladder-0.5m))
+serve-ladder-1.5m: $(LADDER)/1.5m/config.json ## Serve the ladder model of 1.5 M parameters on port 8202 (CPU)
+	$(strip $(call serve,ladder-1.5m))
+serve-ladder-4.5m: $(LADDER)/4.5m/config.json ## Serve the ladder model of 4.5 M parameters on port 8203 (CPU)
+	$(strip $(call serve,ladder-4.5m))
+serve-ladder-10m: $(LADDER)/10m/config.json ## Serve the ladder model of 10 M parameters on port 8204 (CPU)
+	$(strip $(call serve,ladder-10m))
+
+# Memory is kept between steps, not given back and zeroed again: a third faster.
+ladder = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
+  MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 TQDM_DISABLE=1 PYTHONPATH=servers \
+  $(SERVER_VENV)/bin/python -m ladder --out $(LADDER) $(call option,--tokens,TOKENS)
+
+.PHONY: ladder ladder-overlaps
+ladder: $(SERVER_VENV)/ready ## Train the ladder, or what is missing of it: SIZES="0.5m 1.5m 4.5m 10m" TOKENS=N
+	$(ladder) $(SIZES)
+$(LADDER)/%/config.json: | $(SERVER_VENV)/ready
+	$(ladder) $*
+ladder-overlaps: $(VENV)/ready ## Search the ladder's text for the programs of MBPP, HumanEval and the starter set: MBPP=PATH
+	PYTHONPATH=servers $(BIN)/python -m ladder.overlaps "$(MBPP)"
 
 .PHONY: check
 check: $(VENV)/ready ## Format, lint, types, import contract, unit tests: under a minute, no network

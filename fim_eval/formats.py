@@ -34,6 +34,17 @@ CODE_LLAMA = InfillFormat(
 )
 """Has no name patterns: they would meet 34B and the Python models too, which do not infill."""
 
+LADDER = CODE_LLAMA.model_copy(
+    update={
+        "name": "ladder",
+        "known_ids": {"<s>": 1},
+        "text_may_spell_pieces": False,
+        "source": "servers/ladder/README.md: Code Llama's layouts and pieces, ids of its own",
+    }
+)
+"""Of the models that `make ladder` trains. Not among `FORMATS`: a tokenizer with Code Llama's
+pieces would then be of two families."""
+
 STARCODER = InfillFormat(
     name="starcoder",
     start=None,
@@ -192,6 +203,20 @@ def _trained(model_id: str, parameters: int, vocabulary: int, sentinels: InfillF
     )
 
 
+def _ladder(size: str, parameters: int) -> ModelCard:
+    """A model that `make ladder` trains; a demonstration, and a test of the instrument."""
+    return ModelCard(
+        model_id=f"fim-eval/ladder-{size}",
+        parameters=parameters,
+        vocabulary=2_048,
+        infills="yes",
+        source="servers/ladder/README.md: trained here, 9 of 10 documents with infilling",
+        format=LADDER,
+        bos_id=1,
+        revision=None,
+    )
+
+
 _REVISIONS = {
     "bigcode/starcoder2-7b": "bb9afde76d7945da5745592525db122d4d729eb1",
     "deepseek-ai/deepseek-coder-6.7b-base": "ce2207a8bfef3ee92bd7dd4cc31c52cfa0046912",
@@ -247,6 +272,10 @@ MODEL_CARDS: tuple[ModelCard, ...] = (
         bos_id=None,
         revision=None,
     ),
+    _ladder("0.5m", 529_056),
+    _ladder("1.5m", 1_537_440),
+    _ladder("4.5m", 4_418_304),
+    _ladder("10m", 9_578_976),
 )  # fmt: skip
 
 

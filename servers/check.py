@@ -131,7 +131,8 @@ def check_weights(options: argparse.Namespace, environment: Mapping[str, str]) -
     folder = Path(options.model)
     if is_path(options.model):
         if not (folder / "config.json").is_file() or not has_weights(folder):
-            how = "; make serve-smollm2 makes it" if "smollm2" in options.model else ""
+            makes = {"smollm2": "make serve-smollm2", "ladder": "make ladder"}
+            how = next((f"; {makes[one]} makes it" for one in makes if one in options.model), "")
             raise Refusal(f"{folder}: holds no config.json with weights beside it{how}")
         return
     cache = hub_cache(environment)

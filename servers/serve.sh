@@ -21,7 +21,7 @@ if ! command -v nvidia-smi >/dev/null; then
     export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-2} # GB
     export VLLM_HOST_IP=${VLLM_HOST_IP:-127.0.0.1}
 fi
-[[ $name == smollm2 ]] && export HF_HUB_OFFLINE=1
+[[ $name == smollm2 || $name == ladder-* ]] && export HF_HUB_OFFLINE=1
 
 # `vllm serve` looks for a distribution named vllm, which the CPU build is not; the module below
 # has no --headless, which the further nodes of a server on several need.

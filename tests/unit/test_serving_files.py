@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 SIZES = ("7b", "13b", "34b", "70b")
 OTHERS = ("7b-instruct", "13b-instruct", "starcoder2-7b", "deepseek-coder-6.7b", "qwen2.5-coder-7b")
 HUB = (*SIZES, *OTHERS)
+LADDER = ("ladder-0.5m", "ladder-1.5m", "ladder-4.5m", "ladder-10m")
 
 
 def config(name: str) -> dict[str, Any]:
@@ -67,13 +68,23 @@ def test_sizes_of_one_study_differ_in_nothing_but_model_port_and_gpus() -> None:
 
 def test_every_server_has_a_port_of_its_own_and_stays_on_this_machine() -> None:
     servers = known_servers(ROOT / "servers")
-    assert {server.config for server in servers} == {*HUB, "smollm2"}
+    assert {server.config for server in servers} == {*HUB, "smollm2", *LADDER}
     assert len({server.base_url for server in servers}) == len(servers)
     assert all(config(server.config)["host"] == "127.0.0.1" for server in servers)
 
 
-def test_the_embedded_model_s_name_finds_its_card() -> None:
-    assert card_of(config("smollm2")["served-model-name"]) is not None
+@pytest.mark.parametrize("name", ["smollm2", *LADDER])
+def test_the_name_of_a_model_that_is_no_hub_s_finds_its_card(name: str) -> None:
+    assert card_of(config(name)["served-model-name"]) is not None
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_make_serve_trains_a_ladder_model_and_starts_it(name: str) -> None:
+    size = name.removeprefix("ladder-")
+    assert config(name)["model"] == f".cache/ladder/{size}"
+    train, serve = dry_run(f"serve-{name}", "LADDER=absent")[-2:]
+    assert train.split()[-5:] == ["-m", "ladder", "--out", "absent", size]
+    assert serve.split() == ["servers/serve.sh", name]
 
 
 @pytest.mark.parametrize("name", HUB)

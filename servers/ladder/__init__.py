@@ -1,0 +1,1 @@
+"""A ladder of small models that infill, trained from scratch on the CPU: README.md."""

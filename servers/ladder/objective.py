@@ -1,0 +1,134 @@
+"""Documents to rows of ids: Code Llama's infilling objective, and packing. No model, no clock.
+
+Code Llama paper v3 (https://arxiv.org/abs/2308.12950), section 2.3: nine documents of ten are cut
+at two characters into prefix, middle and suffix; half of these are shown as PSM and half as SPM;
+the others stay left to right. Suffix and middle have no space of the tokenizer's in front; in SPM
+prefix and middle are encoded as one text. The loss is of all tokens.
+
+Ours, not the paper's: only half of the cuts are uniform. The others leave
+short middles, so that a small model sees their ends often enough to learn them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ladder.corpus import Document
+from ladder.pieces import BOS, EOS, Pieces
+
+INFILLING_RATE = 0.9
+SPM_RATE = 0.5
+SHORT_RATE = 0.25
+"""Of the documents cut: a middle of a length that is uniform in its logarithm, anywhere."""
+
+LINES_RATE = 0.25
+"""Of the documents cut: a few whole lines, their number uniform in its logarithm."""
+
+WAITING = 32
+"""Documents among which the one is looked for that fills a row best."""
+
+
+def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
+    """One document as the model sees it, with what begins and ends it."""
+    if draw.random() >= INFILLING_RATE:
+        return [BOS, *pieces.begins(text), EOS]
+    first, second = cut(text, draw)
+    prefix, middle, suffix = text[:first], text[first:second], text[second:]
+    if draw.random() < SPM_RATE:
+        return [
+            BOS, pieces.pre, pieces.suf, *pieces.goes_on(suffix),
+            pieces.mid, *pieces.begins(prefix + middle), pieces.eot,
+        ]  # fmt: skip
+    return [
+        BOS, pieces.pre, *pieces.begins(prefix), pieces.suf, *pieces.goes_on(suffix),
+        pieces.mid, *pieces.goes_on(middle), pieces.eot,
+    ]  # fmt: skip
+
+
+def cut(text: str, draw: random.Random) -> tuple[int, int]:
+    """Where the middle begins and ends, in characters."""
+    kind = draw.random()
+    if kind < SHORT_RATE:
+        length = _log_uniform(len(text), draw)
+        first = draw.randint(0, len(text) - length)
+        return first, first + length
+    if kind < SHORT_RATE + LINES_RATE:
+        starts = [0, *(place + 1 for place, sign in enumerate(text) if sign == "\n")]
+        count = _log_uniform(len(starts) - 1, draw)
+        line = draw.randint(0, len(starts) - 1 - count)
+        return starts[line], starts[line + count]
+    first, second = sorted((draw.randint(0, len(text)), draw.randint(0, len(text))))
+    return first, second
+
+
+def _log_uniform(most: int, draw: random.Random) -> int:
+    """From 1 to `most`, both included."""
+    return min(most, int(math.exp(draw.uniform(0, math.log(most + 1)))))
+
+
+@dataclass
+class Rows:
+    """An endless stream of rows, of which the state is two plain values.
+
+    Each epoch shows all documents once, in another order and with other cuts. A row begins with a
+    whole document and goes on with the longest that still fit; the few tokens left at its end are
+    the beginning of one that comes again whole.
+    """
+
+    documents: Sequence[Document]
+    pieces: Pieces
+    length: int
+    seed: int
+    taken: int = 0
+    """Documents that have been taken in, epochs before this one included."""
+
+    waiting: list[int] = field(default_factory=list)
+    """Those of them that are in no row yet."""
+
+    def __post_init__(self) -> None:
+        """Nothing is encoded yet."""
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._encoded: dict[int, list[int]] = {}
+
+    def next(self) -> list[int]:
+        """One row of `length` ids."""
+        self._take_in()
+        row: list[int] = []
+        first = self.waiting.pop(0)
+        row += self._encoded.pop(first)
+        while len(row) < self.length:
+            room = self.length - len(row)
+            self._take_in()
+            fitting = [one for one in self.waiting if len(self._encoded[one]) <= room]
+            if not fitting:
+                row += self._encoded[self.waiting[0]]
+                break
+            best = max(fitting, key=lambda one: len(self._encoded[one]))
+            self.waiting.remove(best)
+            row += self._encoded.pop(best)
+        return row[: self.length]
+
+    @property
+    def epochs(self) -> float:
+        """How often the documents have been shown."""
+        return self.taken / len(self.documents)
+
+    def _take_in(self) -> None:
+        while len(self.waiting) < WAITING:
+            self.waiting.append(self.taken)
+            self.taken += 1
+        for one in self.waiting:
+            if one not in self._encoded:
+                draw = random.Random(f"{self.seed}/{one}")  # noqa: S311  reproducible
+                self._encoded[one] = ids_of(self._document(one).text, self.pieces, draw)
+
+    def _document(self, number: int) -> Document:
+        epoch, place = divmod(number, len(self.documents))
+        if self._order[0] != epoch:
+            order = list(range(len(self.documents)))
+            random.Random(f"{self.seed}/epoch {epoch}").shuffle(order)  # noqa: S311
+            self._order = (epoch, order)
+        return self.documents[self._order[1][place]]

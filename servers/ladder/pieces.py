@@ -1,0 +1,71 @@
+"""The ladder's tokenizer: SentencePiece BPE with Code Llama's infilling pieces. Knows no model.
+
+As Llama's: byte fallback, a space in front of a text, nothing normalised, line ends as bytes. The
+four infilling pieces are control pieces, which a text never becomes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+VOCABULARY = 2_048
+"""Pieces, 256 bytes and the special ones included."""
+
+BOS, EOS = 1, 2
+PRE, SUF, MID, EOT = "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"
+ANCHOR = "☺"
+"""Code Llama's reference encodes it in front of a text that goes on, and cuts it off again. It
+must be a piece of its own."""
+
+
+def train(texts: Sequence[str]) -> bytes:
+    """The content of a `tokenizer.model`; the same texts give the same bytes."""
+    model = io.BytesIO()
+    lines = (line for text in texts for line in text.split("\n") if line)
+    SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCABULARY,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        character_coverage=0.9999,
+        required_chars=ANCHOR,
+        control_symbols=[PRE, SUF, MID, EOT],
+        num_threads=1,
+        input_sentence_size=0,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+class Pieces:
+    """Text to ids, as the objective needs it."""
+
+    def __init__(self, model: bytes) -> None:
+        """Read the content of a `tokenizer.model`."""
+        self._pieces = SentencePieceProcessor()
+        self._pieces.LoadFromSerializedProto(model)
+        self.pre, self.suf, self.mid, self.eot = map(self._pieces.piece_to_id, (PRE, SUF, MID, EOT))
+
+    def begins(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence, the tokenizer's own space in front."""
+        ids: list[int] = self._pieces.encode(text)
+        return ids
+
+    def goes_on(self, text: str) -> list[int]:
+        """Ids of a text that goes on in a sequence, without that space."""
+        ids: list[int] = self._pieces.encode(ANCHOR + text)
+        return ids[2:]
+
+
+def read(path: Path) -> Pieces:
+    """The tokenizer of a file."""
+    return Pieces(path.read_bytes())

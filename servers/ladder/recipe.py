@@ -1,0 +1,49 @@
+"""What the ladder's models are, and how they are trained. Numbers only; why: README.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LENGTH = 384
+"""Tokens of a row. Positions beyond it are never seen."""
+
+ROWS = 8
+"""In one step."""
+
+TOKENS = 10_000_000
+"""For every size."""
+
+SEED = 0
+POSITIONS = 2_048
+"""What the servers accept."""
+
+HEAD = 32
+WARM_UP = 0.05
+"""Of the steps; from there to 0 in a straight line."""
+
+MOMENTUM = 0.95
+MATRIX_RATE = 0.03
+OTHER_RATE = 0.02
+WEIGHT_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Size:
+    """One model of the ladder."""
+
+    layers: int
+    hidden: int
+
+    @property
+    def intermediate(self) -> int:
+        """Columns of the feed-forward: 8/3 of the hidden size, in whole 32s."""
+        return round(self.hidden * 8 / 3 / 32) * 32
+
+
+SIZES = {
+    "0.5m": Size(layers=3, hidden=96),
+    "1.5m": Size(layers=4, hidden=160),
+    "4.5m": Size(layers=5, hidden=256),
+    "10m": Size(layers=6, hidden=352),
+}
+"""By parameters, embeddings included; these are tied."""

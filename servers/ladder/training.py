@@ -1,0 +1,307 @@
+"""One model trained and saved; resumes where it was stopped. Runs in the server's environment.
+
+Matrices of the layers by Muon (https://kellerjordan.github.io/posts/muon/), in float32; embeddings
+and norms by AdamW.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+from ladder import recipe
+from ladder.corpus import Corpus, Document
+from ladder.objective import Rows
+from ladder.pieces import BOS, EOS, VOCABULARY, Pieces
+from ladder.recipe import Size
+
+CHECKPOINT_EVERY_S = 60
+TELL_EVERY = 10
+"""Steps."""
+
+HELD_OUT_ROWS = 48
+LOG = "training.jsonl"
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal, by five Newton-Schulz iterations."""
+
+    def __init__(self, parameters: Iterable[torch.Tensor], lr: float, momentum: float) -> None:
+        """Take matrices only."""
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+        """One step."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                state = self.state[matrix]
+                if not state:
+                    state["momentum"] = torch.zeros_like(matrix)
+                state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
+                update = orthogonal(matrix.grad.lerp(state["momentum"], group["momentum"]))
+                scale = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """Nearly the closest orthogonal matrix; coefficients of the source named above."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what comes out, but for the text."""
+
+    size: Size
+    tokens: int = recipe.TOKENS
+    length: int = recipe.LENGTH
+    rows: int = recipe.ROWS
+    seed: int = recipe.SEED
+    matrix_rate: float = recipe.MATRIX_RATE
+    other_rate: float = recipe.OTHER_RATE
+
+    @property
+    def steps(self) -> int:
+        """All of the training."""
+        return self.tokens // (self.rows * self.length)
+
+
+def new_model(plan: Plan) -> LlamaForCausalLM:
+    """The untrained model."""
+    torch.manual_seed(plan.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=plan.size.hidden,
+            intermediate_size=plan.size.intermediate,
+            num_hidden_layers=plan.size.layers,
+            num_attention_heads=plan.size.hidden // recipe.HEAD,
+            num_key_value_heads=plan.size.hidden // recipe.HEAD,
+            max_position_embeddings=recipe.POSITIONS,
+            rope_theta=10_000.0,
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def loss_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
+    """Mean over tokens, in nats."""
+    ids = torch.tensor(rows)
+    scores = model(ids[:, :-1], use_cache=False).logits
+    return functional.cross_entropy(scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
+
+
+class Training:
+    """A model, its optimisers and its place in the text."""
+
+    def __init__(self, plan: Plan, documents: tuple[Document, ...], pieces: Pieces) -> None:
+        """At step 0."""
+        self.plan = plan
+        self.model = new_model(plan)
+        self.rows = Rows(documents, pieces, plan.length, plan.seed)
+        self.step = 0
+        named = dict(self.model.named_parameters())
+        matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
+        others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
+        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = [
+            (Muon(matrices, plan.matrix_rate, recipe.MOMENTUM), plan.matrix_rate),
+            (
+                torch.optim.AdamW(
+                    others, plan.other_rate, (0.9, 0.95), weight_decay=recipe.WEIGHT_DECAY
+                ),
+                plan.other_rate,
+            ),
+        ]
+
+    def advance(self) -> float:
+        """One step; the loss before it."""
+        self.model.train()
+        loss = loss_of(self.model, [self.rows.next() for _ in range(self.plan.rows)])
+        loss.backward()
+        share = self._share()
+        for optimiser, rate in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss.item())
+
+    def _share(self) -> float:
+        """Of the highest rate: up, then down to 0."""
+        warm = max(1, round(self.plan.steps * recipe.WARM_UP))
+        up = (self.step + 1) / warm
+        down = (self.plan.steps - self.step) / (self.plan.steps - warm)
+        return min(up, down, 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for `restore`."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimisers": [one.state_dict() for one, _ in self.optimisers],
+            "rows": [self.rows.taken, self.rows.waiting],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        for (optimiser, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.rows.taken, self.rows.waiting = state["rows"]
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: LlamaForCausalLM, plan: Plan, documents: tuple[Document, ...], pieces: Pieces
+) -> float:
+    """Mean over tokens of files that are never trained on, in nats; the same rows every time."""
+    model.eval()
+    rows = Rows(documents, pieces, plan.length, plan.seed)
+    losses = [
+        loss_of(model, [rows.next() for _ in range(plan.rows)]).item()
+        for _ in range(HELD_OUT_ROWS // plan.rows)
+    ]
+    return float(sum(losses) / len(losses))
+
+
+def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path) -> None:
+    """Train to the end, from the checkpoint in `folder` if there is one, and save to `folder`.
+
+    While it lasts, the folder holds `checkpoint.pt` and `training.jsonl`; at the end, what vLLM
+    serves, the log and the checksums.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / "checkpoint.pt", folder / LOG
+    pieces = Pieces(tokenizer)
+    training = Training(plan, corpus.train, pieces)
+    made_of = _made_of(name, plan, training.model, corpus, tokenizer)
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["made_of"] != made_of:
+            sys.exit(
+                f"ladder: {checkpoint} was begun with another recipe or text; remove {folder} to "
+                "begin anew"
+            )
+        training.restore(saved)
+        kept = [line for line in _lines(log) if line.get("step", 0) <= training.step]
+        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        _say(f"{name}: goes on at step {training.step} of {plan.steps}")
+    else:
+        log.write_text(json.dumps(made_of) + "\n")
+    began, first = time.monotonic(), training.step
+    written = began
+    recent: list[float] = []
+    while training.step < plan.steps:
+        recent.append(training.advance())
+        now = time.monotonic()
+        if training.step <= TELL_EVERY or training.step % TELL_EVERY == 0:
+            speed = (training.step - first) * plan.rows * plan.length / (now - began)
+            left_s = (plan.steps - training.step) * plan.rows * plan.length / speed
+            line = {
+                "step": training.step,
+                "loss": round(sum(recent) / len(recent), 4),
+                "tokens": training.step * plan.rows * plan.length,
+                "tokens_per_s": round(speed),
+            }
+            recent = []
+            if training.step % (TELL_EVERY * 10) == 0 or training.step == plan.steps:
+                line["held_out_loss"] = round(
+                    held_out_loss(training.model, plan, corpus.held_out, pieces), 4
+                )
+            with log.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+            shown = ", ".join(f"{key} {value}" for key, value in line.items())
+            _say(f"{name} of {plan.steps}: {shown}, {left_s / 60:.1f} min left")
+        if now - written > CHECKPOINT_EVERY_S or training.step == plan.steps:
+            written = now
+            unfinished = checkpoint.with_suffix(".unfinished")
+            torch.save({**training.state(), "made_of": made_of}, unfinished)
+            unfinished.rename(checkpoint)
+    save(training.model, tokenizer, folder)
+    checkpoint.unlink(missing_ok=True)
+    _say(f"{name}: {folder} is complete; {training.rows.epochs:.2f} epochs")
+
+
+def save(model: LlamaForCausalLM, tokenizer: bytes, folder: Path) -> None:
+    """A folder that vLLM serves, in bfloat16, and the checksum of each of its files.
+
+    `config.json` is written last: with it the folder is complete.
+    """
+    unfinished = folder / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    (unfinished / "tokenizer.model").write_bytes(tokenizer)
+    LlamaTokenizer.from_pretrained(unfinished).save_pretrained(unfinished)
+    (unfinished / "tokenizer.model").write_bytes(tokenizer)
+    copy = LlamaForCausalLM(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to(torch.bfloat16).save_pretrained(unfinished)
+    config = unfinished / "config.json"
+    config.write_text(config.read_text().rstrip("\n") + "\n")
+    for path in sorted(unfinished.iterdir(), key=lambda one: one.name == "config.json"):
+        path.rename(folder / path.name)
+    unfinished.rmdir()
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", LOG)
+    (folder / "SHA256SUMS").write_text(
+        "".join(
+            f"{hashlib.sha256((folder / one).read_bytes()).hexdigest()}  {one}\n" for one in names
+        )
+    )
+
+
+def _made_of(
+    name: str, plan: Plan, model: LlamaForCausalLM, corpus: Corpus, tokenizer: bytes
+) -> dict[str, Any]:
+    """The log's first line."""
+    parameters = sum(one.numel() for one in model.parameters())
+    return {
+        "size": name,
+        "parameters": parameters,
+        "parameters_without_embeddings": parameters - VOCABULARY * plan.size.hidden,
+        "layers": plan.size.layers,
+        "hidden": plan.size.hidden,
+        "intermediate": plan.size.intermediate,
+        "vocabulary": VOCABULARY,
+        "tokens": plan.tokens,
+        "length": plan.length,
+        "rows": plan.rows,
+        "steps": plan.steps,
+        "seed": plan.seed,
+        "matrix_rate": plan.matrix_rate,
+        "other_rate": plan.other_rate,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
+        "corpus": corpus.facts,
+    }
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"[ladder] {message}\n")
+    sys.stderr.flush()
