@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fim_eval.postprocess import POLICIES, continuation, filled_middle
@@ -217,14 +217,20 @@ programs = st.lists(
     )
     | programs,
     reference=st.sampled_from(["x\n", "x"]),
-    times=st.sampled_from([1, 3, 9]),
+    tail=st.sampled_from(["", "y\n", "    y\n", "(\n", "if y: y\n"]),
 )
+@example("if x:\n    y\n", "    z\n", "else:\n    y\n", "x\n", "y\n")
+@example("try:\n    y\n", "", "except E:\n    y\n", "x\n", "y\n")
+@example("def f():\n", "    if x:\n        y\n", "    elif z: y\n", "x\n", "y\n")
+@example("", "@d\n", "def f(): pass\n", "x\n", "y +\n")
+@example("x = [\n", "1,\n", "]\n", "x\n", "y z\n")
 def test_syntax_keeps_what_trying_every_beginning_keeps(
-    prefix: str, completion: str, suffix: str, reference: str, times: int
+    prefix: str, completion: str, suffix: str, reference: str, tail: str
 ) -> None:
     task = hole(reference, prefix, suffix)
-    repeated = completion * times
-    assert filled_middle("syntax", repeated, task) == simply_longest_parsing(repeated, task)
+    # More lines than are tried one by one.
+    answer = completion + tail * 12
+    assert filled_middle("syntax", answer, task) == simply_longest_parsing(answer, task)
 
 
 END = 9
