@@ -8,7 +8,6 @@ tokenizer, the model's name, the run directory.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import platform
 import subprocess
@@ -41,7 +40,7 @@ from fim_eval.journal import (
     scoring_key_of,
 )
 from fim_eval.limiter import Limiter
-from fim_eval.lines import json_lines
+from fim_eval.lines import sha256_of
 from fim_eval.order import (
     Question,
     batches,
@@ -202,13 +201,12 @@ async def run(
     problems = problems_of(tasks, request.problems)
     prepared = prepare(tasks, request.recipe)
     stop = stop or asyncio.Event()
-    task_lines = json_lines(tasks)
-    manifest_of = partial(_manifest, request, task_lines, problems, prepared)
+    manifest_of = partial(_manifest, request, problems, prepared)
     with RunDirectory(request.out) as directory:
         standing = Standing()
         if has_manifest(request.out):
             # With the stored server in place of today's: what is finished needs no server.
-            directory.claim(manifest_of(read_manifest(request.out).server), task_lines)
+            directory.claim(manifest_of(read_manifest(request.out).server), tasks)
             standing = read_standing(request.out)
             wanted = _wanted(request, prepared)
             if not _pending(wanted, standing):
@@ -227,7 +225,7 @@ async def run(
                 notice=notice,
             )
             server = await session.open(urls, stack)
-            directory.claim(manifest_of(server), task_lines, problems, request.recipe.examples)
+            directory.claim(manifest_of(server), tasks, problems, request.recipe.examples)
             before = _answered(request, prepared, standing)
             wanted = _wanted(request, prepared)
             pending = _pending(wanted, standing)
@@ -725,7 +723,6 @@ def problems_of(tasks: Iterable[InfillTask], problems: Iterable[Problem]) -> lis
 
 def _manifest(
     request: Request,
-    task_lines: bytes,
     problems: Sequence[Problem],
     prepared: Prepared,
     server: ServerIdentity,
@@ -733,7 +730,7 @@ def _manifest(
     """The manifest of this request against this server."""
     card, tokenizer = prepared.card, prepared.tokenizer
     identity = RunIdentity(
-        tasks_sha256=hashlib.sha256(task_lines).hexdigest(),
+        tasks_sha256=sha256_of(prepared.tasks),
         tasks=len(prepared.tasks),
         model=request.recipe.model,
         model_id=card.model_id if card else None,
@@ -741,7 +738,7 @@ def _manifest(
         context=request.recipe.context,
         infill_format=prepared.format.name if prepared.format else None,
         prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
-        prompts_sha256=hashlib.sha256(json_lines(prepared.prompts)).hexdigest(),
+        prompts_sha256=sha256_of(prepared.prompts),
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
         max_tokens=max(prompt.max_tokens for prompt in prepared.prompts),
         stop=prepared.prompts[0].stop,
@@ -768,7 +765,7 @@ def _manifest(
         infill_format_from=prepared.format_from,
         tokenizer=tokenizer.source if tokenizer else None,
         task_facts=request.task_facts,
-        problems_sha256=hashlib.sha256(json_lines(problems)).hexdigest() if problems else None,
+        problems_sha256=sha256_of(problems) if problems else None,
         probe=request.probe,
         limit=request.limit,
         concurrency=request.concurrency,

@@ -14,14 +14,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
 from fim_eval.errors import DatasetError, RunDirectoryError
 from fim_eval.formats import card_of
 from fim_eval.journal import RunDirectory, has_manifest, read_manifest, read_outcomes, read_tasks
-from fim_eval.lines import json_lines
+from fim_eval.lines import sha256_of
 from fim_eval.postprocess import filled_middle
 from fim_eval.problems import read_rows
 from fim_eval.records import (
@@ -119,7 +118,6 @@ def import_run(
     found = card_of(card or model)
     counts = Counter(sample.task_id for sample in samples)
     most = max(counts.values())
-    task_lines = json_lines(tasks)
     manifest = RunManifest(
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         fim_eval_version=version("fim-eval"),
@@ -128,7 +126,7 @@ def import_run(
         platform=platform.platform(),
         packages={},
         identity=RunIdentity(
-            tasks_sha256=sha256(task_lines).hexdigest(),
+            tasks_sha256=sha256_of(tasks),
             tasks=len(tasks),
             model=model,
             model_id=found.model_id if found else None,
@@ -159,7 +157,7 @@ def import_run(
         card=found,
         tokenizer=None,
         task_facts=facts,
-        problems_sha256=sha256(json_lines(problems)).hexdigest() if problems else None,
+        problems_sha256=sha256_of(problems) if problems else None,
         limit=None,
         concurrency=None,
         timeouts=None,
@@ -167,7 +165,7 @@ def import_run(
         imported=ImportFacts(source=str(file), sha256=file_sha256, completions=len(samples)),
     )
     with RunDirectory(out) as directory:
-        directory.claim(manifest, task_lines, problems)
+        directory.claim(manifest, tasks, problems)
         for sample in samples:
             directory.append(sample)
     return ImportedRun(len(tasks), len(counts), len(samples), most)

@@ -24,7 +24,7 @@ from typing import Self
 from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.lines import AppendFile, FolderLock, create, json_lines, read_lines
+from fim_eval.lines import AppendFile, FolderLock, create, create_lines, read_lines
 from fim_eval.records import (
     Completion,
     ConcurrencyChange,
@@ -194,7 +194,7 @@ class RunDirectory:
     def claim(
         self,
         manifest: RunManifest,
-        tasks: bytes,
+        tasks: Sequence[InfillTask],
         problems: Sequence[Problem] = (),
         examples: Sequence[InfillTask] = (),
     ) -> None:
@@ -202,7 +202,7 @@ class RunDirectory:
 
         Args:
             manifest: of the run.
-            tasks: that it asks, as lines.
+            tasks: that it asks.
             problems: that the tasks were cut from; none if they came without.
             examples: that its prompts show.
 
@@ -225,11 +225,11 @@ class RunDirectory:
                 f"{self.path}: holds {', '.join(strangers)} but no {MANIFEST}, so nobody can tell "
                 "which run they are of; choose another --out"
             )
-        create(self.path / TASKS, tasks)
+        create_lines(self.path / TASKS, tasks)
         if problems:
-            create(self.path / PROBLEMS, json_lines(problems))
+            create_lines(self.path / PROBLEMS, problems)
         if examples:
-            create(self.path / EXAMPLES, json_lines(examples))
+            create_lines(self.path / EXAMPLES, examples)
         create(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
 
     def begin_segment(self, segment: Segment) -> None:

@@ -9,6 +9,7 @@ told, never taken for what a model wrote.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import time
 import zlib
@@ -35,6 +36,14 @@ T = TypeVar("T")
 def json_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in files: one compact JSON object a line."""
     return b"".join(json_of(record) + b"\n" for record in records)
+
+
+def sha256_of(records: Iterable[Record]) -> str:
+    """Of `json_lines`, without holding them all."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json_of(record) + b"\n")
+    return digest.hexdigest()
 
 
 def json_of(record: Record) -> bytes:
@@ -173,9 +182,28 @@ def create(path: Path, content: bytes) -> None:
     Raises:
         RunDirectoryError: the disk is full or gone.
     """
+    _create(path, (content,))
+
+
+def create_lines(path: Path, records: Iterable[Record]) -> None:
+    """Write a file of records whole or not at all, without holding it in memory.
+
+    Raises:
+        RunDirectoryError: the disk is full or gone.
+    """
+    _create(path, (json_of(record) + b"\n" for record in records))
+
+
+def _create(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunDirectoryError: the disk is full or gone.
+    """
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
-        unfinished.write_bytes(content)
+        with unfinished.open("wb") as file:
+            file.writelines(pieces)
         unfinished.rename(path)
     except OSError as error:
         raise cannot_write(path, error) from error

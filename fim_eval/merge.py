@@ -24,7 +24,6 @@ from fim_eval.journal import (
     read_segments,
     read_tasks,
 )
-from fim_eval.lines import json_lines
 from fim_eval.records import Completion, Imported, InfillTask, Likelihood, Ranking, RequestFailure
 from fim_eval.verdicts import VerdictFolder, read_references, read_sessions, read_verdicts
 
@@ -63,9 +62,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with RunDirectory(unfinished) as directory:
-        directory.claim(
-            manifests[0], json_lines(tasks), read_problems(parts[0]), _examples(parts[0])
-        )
+        directory.claim(manifests[0], tasks, read_problems(parts[0]), _examples(parts[0]))
         first = 0
         for part in parts:
             segments = read_segments(part)

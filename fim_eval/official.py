@@ -6,7 +6,6 @@ that scores can be put beside published ones. https://github.com/openai/human-ev
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fim_eval.errors import DatasetError
-from fim_eval.lines import json_lines
+from fim_eval.lines import sha256_of
 from fim_eval.problems import Row, read_rows
 from fim_eval.records import DatasetFacts, InfillTask, Problem
 from fim_eval.words import Kind
@@ -107,7 +106,7 @@ def official_tasks(path: Path) -> OfficialTasks | None:
         name="humaneval-infilling",
         source=str(path),
         sha256=sha256,
-        content_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
+        content_sha256=sha256_of(tasks),
         problems=len(problems),
         normalisation="none: tasks are as published",
         programs_changed=0,

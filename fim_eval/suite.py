@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import DatasetError
 from fim_eval.infill import tasks_of
-from fim_eval.lines import json_lines
+from fim_eval.lines import sha256_of
 from fim_eval.official import OfficialTasks, official_tasks
 from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, Problem, TaskFacts
@@ -88,8 +88,8 @@ def build_suite(
         tasks=len(tasks),
         excluded=dict(excluded),
         problems_without_holes=tuple(without),
-        tasks_sha256=hashlib.sha256(json_lines(tasks)).hexdigest(),
-        problems_sha256=hashlib.sha256(json_lines(with_holes)).hexdigest(),
+        tasks_sha256=sha256_of(tasks),
+        problems_sha256=sha256_of(with_holes),
     )
     return Suite(tasks, with_holes, facts)
 
@@ -118,8 +118,8 @@ def _official_suite(
         tasks=len(official.tasks),
         excluded={},
         problems_without_holes=(),
-        tasks_sha256=hashlib.sha256(json_lines(official.tasks)).hexdigest(),
-        problems_sha256=hashlib.sha256(json_lines(official.problems)).hexdigest(),
+        tasks_sha256=sha256_of(official.tasks),
+        problems_sha256=sha256_of(official.problems),
     )
     return Suite(official.tasks, official.problems, facts)
 

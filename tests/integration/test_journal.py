@@ -139,7 +139,7 @@ def manifest(**changes: object) -> RunManifest:
 def write(folder: Path, *outcomes: Completion | RequestFailure) -> Path:
     """A run directory with these outcomes; its `generations.jsonl`."""
     with RunDirectory(folder) as directory:
-        directory.claim(manifest(), json_lines(TASKS))
+        directory.claim(manifest(), TASKS)
         directory.begin_segment(segment(0))
         for outcome in outcomes:
             directory.append(outcome)
@@ -163,7 +163,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_an_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), json_lines(TASKS))
+        directory.claim(manifest(), TASKS)
         for number in range(3):
             directory.append(completion(number))
             assert len(read_generations(tmp_path)) == number + 1
@@ -327,7 +327,7 @@ def test_a_second_process_cannot_open_a_directory_in_use(tmp_path: Path) -> None
         owner.kill()
     # A killed owner leaves its file, but no lock.
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), json_lines(TASKS))
+        directory.claim(manifest(), TASKS)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match="belongs to another run") as caught,
     ):
-        directory.claim(manifest(**changes), json_lines(TASKS))
+        directory.claim(manifest(**changes), TASKS)
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     after = files_in(tmp_path)
@@ -364,7 +364,7 @@ def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
     first = (tmp_path / "manifest.json").read_bytes()
     with RunDirectory(tmp_path) as directory:
         later = manifest().model_copy(update={"created_at": "2027-01-01T00:00:00.000+00:00"})
-        directory.claim(later, json_lines(TASKS))
+        directory.claim(later, TASKS)
     assert (tmp_path / "manifest.json").read_bytes() == first
 
 
@@ -375,7 +375,7 @@ def test_outcomes_without_a_manifest_are_refused_and_left_alone(tmp_path: Path, 
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match=rf"holds {name} but no manifest\.json"),
     ):
-        directory.claim(manifest(), json_lines(TASKS))
+        directory.claim(manifest(), TASKS)
     assert {path for path in files_in(tmp_path) if path != "lock"} == {name}
 
 
