@@ -331,6 +331,11 @@ class Client:
             completion_tokens=usage.completion_tokens if usage else _length(ids),
             system_fingerprint=answer.system_fingerprint,
             answered_as=answer.model,
+            # Given though they are the defaults: looking for these costs as much as all the rest.
+            outcome="completion",
+            first_token_ns=None,
+            last_token_ns=None,
+            asked_as=None,
             attempts=attempted.attempts,
             segment=self._segment,
             sent_ns=attempted.sent_ns,

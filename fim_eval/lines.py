@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def json_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in files: one compact JSON object a line."""
-    return b"".join(orjson.dumps(record.model_dump()) + b"\n" for record in records)
+    return b"".join(_json(record) + b"\n" for record in records)
 
 
 class FolderLock:
@@ -93,7 +93,15 @@ def sealed(body: bytes) -> bytes:
 
 def sealed_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in journals."""
-    return b"".join(sealed(orjson.dumps(record.model_dump())) for record in records)
+    return b"".join(sealed(_json(record)) for record in records)
+
+
+def _json(record: Record) -> bytes:
+    """Its fields, in order.
+
+    Not `model_dump`: that first copies all of it, which costs three times the encoding.
+    """
+    return orjson.dumps(vars(record), default=vars)
 
 
 def unsealed(line: bytes) -> bytes:

@@ -95,6 +95,8 @@ def is_streamed(task_id: str, share: float) -> bool:
 
 
 def _is_drawn(purpose: str, task_id: str, share: float) -> bool:
+    if not share:
+        return False
     digest = hashlib.sha256(f"{purpose} {task_id}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64
 
