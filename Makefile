@@ -37,6 +37,7 @@ API_KEY_ENV ?=
 NO_VERIFY ?=
 ISOLATION ?=
 WORKERS ?=
+ENGINE ?=
 RUN ?= runs/eval
 REPORT ?= runs/report
 TP ?=
@@ -85,8 +86,8 @@ eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all o
 	$(strip $(evaluate))
 
 .PHONY: verify report selfcheck doctor
-verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval
-	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged))
+verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval, ENGINE=ray
+	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged) $(call option,--engine,ENGINE))
 report: $(VENV)/ready ## The answer, with every number behind it: RUN=runs/eval REPORT=runs/report
 	$(BIN)/fim-eval report "$(RUN)" --out "$(REPORT)"
 selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge

@@ -39,6 +39,10 @@ class IsolationError(FimEvalError):
     """Programs cannot be run as safely as was asked for; names what the machine lacks."""
 
 
+class ClusterError(FimEvalError):
+    """A Ray cluster cannot be joined, or has lost what it was given too often."""
+
+
 class ArchitectureError(FimEvalError):
     """A model's size is not known, or its config.json does not tell it."""
 

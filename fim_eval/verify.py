@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,9 @@ from fim_eval.sandbox import Examined, Jail, Job, Limits, run_jobs
 from fim_eval.syntax import same_program
 from fim_eval.verdicts import VerdictFolder, check_rules, read_sessions
 from fim_eval.words import NO_VERDICT, TestStyle
+
+Execute = Callable[[Iterable[Job[str]], Jail, int], Generator[Examined[str]]]
+"""How programs are executed: as `sandbox.run_jobs` does, here or elsewhere."""
 
 REFERENCE_TIME_S = 60.0
 """Processor seconds that a reference may take."""
@@ -93,6 +96,8 @@ def verify(
     jail: Jail,
     settings: JudgeSettings,
     watcher: Watcher,
+    *,
+    execute: Execute = run_jobs,
 ) -> None:
     """Judge what every completion of the run directories makes of its hole, under every policy.
 
@@ -105,6 +110,7 @@ def verify(
         jail: where programs run.
         settings: how they are judged.
         watcher: is told.
+        execute: how programs are; references are always executed on this machine.
 
     Raises:
         FimEvalError: a run has no problems, or others, or cannot be written.
@@ -120,7 +126,7 @@ def verify(
                     f"{path}: its {name} is another problem than that of the other runs; verify "
                     "them one by one"
                 )
-    judge_candidates(wanted, known, jail, settings, watcher)
+    judge_candidates(wanted, known, jail, settings, watcher, execute=execute)
 
 
 def _run_candidates(path: Path, problems: Mapping[str, Problem]) -> Iterator[Candidate]:
@@ -153,6 +159,8 @@ def judge_candidates(
     jail: Jail,
     settings: JudgeSettings,
     watcher: Watcher,
+    *,
+    execute: Execute = run_jobs,
 ) -> None:
     """Judge every candidate that its folder holds no verdict on, and write each as it is reached.
 
@@ -162,6 +170,7 @@ def judge_candidates(
         jail: where programs run.
         settings: how they are judged.
         watcher: is told.
+        execute: how programs are; references are always executed on this machine.
 
     Raises:
         FimEvalError: a problem is unknown or has no tests, or a folder cannot be written, is in
@@ -182,6 +191,7 @@ def judge_candidates(
             jail=jail,
             settings=settings,
             watcher=watcher,
+            execute=execute,
         )
         judging.run({folders[path]: candidates for path, candidates in wanted.items()})
 
@@ -208,6 +218,7 @@ class _Judging:
         jail: Jail,
         settings: JudgeSettings,
         watcher: Watcher,
+        execute: Execute,
     ) -> None:
         self._folders = folders
         self._sessions = {folder: len(read_sessions(path)) for path, folder in folders.items()}
@@ -216,6 +227,7 @@ class _Judging:
         self._jail = jail
         self._settings = settings
         self._watcher = watcher
+        self._execute = execute
         self._waiting: dict[str, list[VerdictFolder]] = {}
         """For each program to judge, the folders that want its verdict."""
 
@@ -248,7 +260,7 @@ class _Judging:
             limits = self._settings.limits(reference.time_limit_s)
             examined = self._examinations[candidate.problem_id]
             jobs.append(Job(key, candidate.program, examined, limits))
-        for result in run_jobs(jobs, self._jail, self._settings.workers):
+        for result in self._execute(jobs, self._jail, self._settings.workers):
             self._conclude(result.job.key, result)
 
     def _collect(self, wanted: Mapping[VerdictFolder, Iterable[Candidate]]) -> dict[str, Candidate]:

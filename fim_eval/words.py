@@ -53,6 +53,8 @@ inside of it."""
 
 Isolation = Literal["namespaces", "landlock", "none"]
 IsolationChoice = Literal["auto", "namespaces", "landlock", "none"]
+Engine = Literal["local", "ray"]
+"""Where programs run."""
 
 VerdictOutcome = Literal[
     "passed",

@@ -19,11 +19,13 @@ from fim_eval.cli.options import (
     FAILED,
     STANDARD,
     UNRESOLVED,
+    EngineName,
     IsolationName,
     KindName,
     Memory,
     PerProblem,
     Problems,
+    RayAddress,
     Seed,
     SplitName,
     TestsName,
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from fim_eval.records import Verdict
     from fim_eval.sandbox import Jail
     from fim_eval.selfcheck import SelfCheck
-    from fim_eval.verify import JudgeSettings, Watcher
+    from fim_eval.verify import Execute, JudgeSettings, Watcher
+    from fim_eval.words import Engine
 
 MOST_LISTED = 20
 """Tasks that are named on the terminal; files hold all of them."""
@@ -58,6 +61,8 @@ def verify(
     isolation: IsolationName = "auto",
     time_floor: TimeFloor = 2.0,
     memory_mb: Memory = 1024,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
 ) -> None:
     """Run the program that each completion makes, judge it, and print the table again."""
     from fim_eval.problems import load_problems
@@ -72,7 +77,9 @@ def verify(
         time_floor_s=time_floor,
         memory_bytes=memory_mb << 20,
     )
-    unresolved = judge_runs(runs, jail_for(isolation), settings, named)
+    jail = jail_for(isolation)
+    with executing(engine, ray_address) as execute:
+        unresolved = judge_runs(runs, jail, settings, named, execute)
     tell(paths, paths[0] if len(runs) > 1 and len(paths) == 1 else None, as_json=False)
     raise typer.Exit(UNRESOLVED if unresolved else 0)
 
@@ -255,24 +262,44 @@ def doctor(
 
 
 def judge_runs(
-    runs: Sequence[Path], jail: Jail, settings: JudgeSettings, problems: Sequence[Any] = ()
+    runs: Sequence[Path],
+    jail: Jail,
+    settings: JudgeSettings,
+    problems: Sequence[Any] = (),
+    execute: Execute | None = None,
 ) -> int:
     """Judge run directories with progress on standard error; how many programs have no verdict.
 
     Their audits come along.
     """
     from fim_eval.journal import AUDIT, has_manifest
+    from fim_eval.sandbox import run_jobs
     from fim_eval.verdicts import read_verdicts
     from fim_eval.verify import verify as verify_runs
 
     runs = [*runs, *(run / AUDIT for run in runs if has_manifest(run / AUDIT))]
     with judged_progress() as watcher, interruptible():
-        verify_runs(runs, problems, jail, settings, watcher)
+        verify_runs(runs, problems, jail, settings, watcher, execute=execute or run_jobs)
     outcomes: Counter[str] = Counter()
     distinct = {key: verdict for run in runs for key, verdict in read_verdicts(run).items()}
     outcomes.update(verdict.outcome for verdict in distinct.values())
     say(f"{len(distinct)} distinct programs judged: {counted(outcomes)}")
     return sum(outcomes[bad] for bad in NO_VERDICT)
+
+
+@contextmanager
+def executing(engine: Engine, ray_address: str | None) -> Iterator[Execute | None]:
+    """How programs are executed by an engine; None for this machine. Says what it joins."""
+    if engine == "local":
+        if ray_address is not None:
+            raise typer.BadParameter("needs --engine ray", param_hint="--ray-address")
+        yield None
+        return
+    from fim_eval.cluster import joined
+
+    with joined(ray_address) as cluster:
+        say(f"Ray: {cluster.nodes()} nodes, {cluster.processors()} processors judge")
+        yield cluster.run_jobs
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fim_eval.words import Context, IsolationChoice, Kind, TestStyle
+from fim_eval.words import Context, Engine, IsolationChoice, Kind, TestStyle
 
 FAILED = 1
 UNRESOLVED = 3
@@ -137,6 +137,20 @@ IsolationName = Annotated[
     typer.Option(
         "--isolation",
         help="How programs are contained; auto takes the best that this machine offers.",
+    ),
+]
+EngineName = Annotated[
+    Engine,
+    typer.Option(
+        "--engine", help="Where programs run: on this machine, or on the nodes of a Ray cluster."
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="The cluster of --engine ray, as in 10.0.0.1:6379; by default RAY_ADDRESS. local "
+        "starts one of this machine alone.",
     ),
 ]
 TestsName = Annotated[

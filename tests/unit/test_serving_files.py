@@ -138,6 +138,38 @@ def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
     ]  # fmt: skip
 
 
+SERVED = (*HUB, "smollm2")
+COMMANDS = {
+    "demo": "python3 servers/with_server.py smollm2 --log runs/demo/server.log -- "
+    ".venv/bin/fim-eval eval --problems starter --out runs/demo",
+    "verify": '.venv/bin/fim-eval verify "runs/eval"',
+    "verify ENGINE=ray": '.venv/bin/fim-eval verify "runs/eval" --engine "ray"',
+    "report": '.venv/bin/fim-eval report "runs/eval" --out "runs/report"',
+    "selfcheck": '.venv/bin/fim-eval selfcheck --problems "mbpp" --split "test"',
+    "doctor": ".venv/bin/fim-eval doctor --servers servers",
+    "ladder SIZES=0.5m TOKENS=5": "MALLOC_MMAP_THRESHOLD_=4294967296 "
+    "MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 "
+    "TQDM_DISABLE=1 PYTHONPATH=servers "
+    '.venv-server/bin/python -m ladder --out .cache/ladder --tokens "5" 0.5m',
+    "ladder-overlaps": 'PYTHONPATH=servers .venv/bin/python -m ladder.overlaps "mbpp"',
+    **{f"serve-{name}": f"servers/serve.sh {name}" for name in SERVED},
+}
+
+
+@pytest.mark.parametrize("target", COMMANDS)
+def test_a_make_target_runs_one_command(target: str) -> None:
+    lines = [" ".join(words(line)) for line in dry_run(*target.split()) if line.strip()]
+    assert lines == [COMMANDS[target]]
+
+
+def test_every_make_target_that_evaluates_or_serves_is_held_against_its_command() -> None:
+    known = {target.split()[0] for target in COMMANDS} | {"eval"}
+    known |= {f"serve-{name}" for name in LADDER}
+    named = set(re.findall(r"^([a-z0-9.-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    housekeeping = {"help", "check", "test", "axe-core", "format", "env", "env-server", "clean"}
+    assert named - housekeeping == known
+
+
 def test_make_serve_with_replicas_puts_a_router_before_them() -> None:
     line = dry_run("serve-7b", "REPLICAS=4", "TP=2", "PORT=9000")[0]
     assert words(line) == [
