@@ -317,8 +317,7 @@ class Client:
         """What is recorded of an answer; `counted`: its usage is of this prompt alone."""
         usage = answer.usage if counted else None
         ids, prompt_ids = choice.token_ids, choice.prompt_token_ids
-        # Not validated again: `_Answer` has been, and this is done for every prompt.
-        return Completion.model_construct(
+        return Completion(
             task_id=prompt.task_id,
             strategy=prompt.strategy,
             sample_index=prompt.sample_index,
@@ -331,11 +330,6 @@ class Client:
             completion_tokens=usage.completion_tokens if usage else _length(ids),
             system_fingerprint=answer.system_fingerprint,
             answered_as=answer.model,
-            # Given though they are the defaults: looking for these costs as much as all the rest.
-            outcome="completion",
-            first_token_ns=None,
-            last_token_ns=None,
-            asked_as=None,
             attempts=attempted.attempts,
             segment=self._segment,
             sent_ns=attempted.sent_ns,
@@ -482,8 +476,8 @@ class Client:
         whole = {"model": self._model, "n": 1, "stream": False, **body}
         async with self._on_the_wire():
             response = await self.http.post_completions(orjson.dumps(whole))
-        if response.status_code != 200:
-            raise self._refusal(response)
+            if response.status_code != 200:
+                raise self._refusal(response)
         return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
 
     @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ shows that it is well. Knows no prompt and no task.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,15 @@ from fim_eval.records import Timeouts
 
 FIRST_LOOK_S = 1.0
 LONGEST_LOOK_S = 15.0
+
+OVERDUE_TIMES = 10
+"""A request is overdue that has waited so many times as long as the slowest of the latest."""
+
+LATEST = 64
+"""Requests that are compared with, at most."""
+
+FEWEST = 16
+"""With fewer nothing is overdue."""
 
 
 class HungError(Exception):
@@ -53,7 +63,9 @@ class Health:
         self._sleep = sleep
         self._notice = notice
         self._recovery: asyncio.Task[None] | None = None
-        self._pending: set[asyncio.Timeout] = set()
+        self._pending: dict[asyncio.Timeout, float] = {}
+        """When each was sent."""
+        self._waits_s: deque[float] = deque(maxlen=LATEST)
         self._answered_s = clock_s()
 
     @property
@@ -110,24 +122,30 @@ class Health:
             self._answered_s = self._clock_s()
         try:
             async with asyncio.timeout(None) as pending:
-                self._pending.add(pending)
+                sent_s = self._pending[pending] = self._clock_s()
                 try:
                     yield
                 finally:
-                    self._pending.discard(pending)
+                    del self._pending[pending]
         except TimeoutError as error:
             if pending.expired():
+                # It would have taken longer: the next one that is slow is waited for longer.
+                self._waits_s.append(self._clock_s() - sent_s)
                 raise HungError("nothing was generated") from error
             raise
         self._answered_s = self._clock_s()
+        self._waits_s.append(self._answered_s - sent_s)
 
     async def watch(self) -> None:
         """Give up what is asked whenever nothing was answered for long and no token can be had.
 
-        Runs until it is cancelled.
+        A single request that waits far longer than others took is given up, too: a gateway may
+        have lost it. Each time the bound grows by `OVERDUE_TIMES`, so that an answer that is only
+        slow soon has all of `request_s`. Runs until it is cancelled.
         """
         while True:
-            await asyncio.sleep(self._timeouts.stall_s / 4)
+            await asyncio.sleep(min(self._timeouts.stall_s, self._timeouts.overdue_s) / 4)
+            self._give_up_overdue()
             quiet_s = self._clock_s() - self._answered_s
             if not self._pending or self.is_lost or quiet_s < self._timeouts.stall_s:
                 continue
@@ -140,6 +158,23 @@ class Health:
                 f"{self._where}: {len(self._pending)} requests without an answer for "
                 f"{quiet_s:.0f} s, and no token either ({fault}); they are given up and asked again"
             )
-            now = asyncio.get_running_loop().time()
-            for pending in list(self._pending):
-                pending.reschedule(now)
+            for pending in self._pending:
+                _expire(pending)
+
+    def _give_up_overdue(self) -> None:
+        if self.is_lost or len(self._waits_s) < FEWEST:
+            return
+        bound_s = max(self._timeouts.overdue_s, OVERDUE_TIMES * max(self._waits_s))
+        now_s = self._clock_s()
+        overdue = [one for one, sent_s in self._pending.items() if now_s - sent_s > bound_s]
+        for pending in overdue:
+            _expire(pending)
+        if overdue:
+            self._notice(
+                f"{self._where}: {len(overdue)} requests without an answer for {bound_s:.0f} s, "
+                "while others have theirs; they are given up and asked again"
+            )
+
+
+def _expire(pending: asyncio.Timeout) -> None:
+    pending.reschedule(asyncio.get_running_loop().time())

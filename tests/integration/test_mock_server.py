@@ -135,6 +135,23 @@ async def test_a_dead_engine_is_waited_for_until_it_is_back(tmp_path: Path) -> N
     assert ["is lost" in notices[0], "is back" in notices[-1]] == [True, True]
 
 
+async def test_one_request_that_is_lost_among_others_is_asked_again(tmp_path: Path) -> None:
+    timeouts = Timeouts(attempts=2, first_wait_s=0.0, overdue_s=0.4)
+    notices: list[str] = []
+    started = time.monotonic()
+    async with serving(Behaviour(script={20: "hang"})) as (server, endpoint):
+        result = await run(
+            request(endpoint, tmp_path, tasks=made_tasks(40), batch=1, timeouts=timeouts),
+            lambda _total, _left: None,
+            lambda _outcome: None,
+            notice=notices.append,
+        )
+        assert server.faults["hang"] == 1
+    assert (result.answered, result.failures) == (40, Counter())
+    assert time.monotonic() - started < timeouts.request_s / 10
+    assert ["while others have theirs" in notice for notice in notices] == [True]
+
+
 async def test_another_fingerprint_ends_the_run(tmp_path: Path) -> None:
     async with serving(Behaviour(script={2: "other-fingerprint"})) as (_, endpoint):
         with pytest.raises(ServerChangedError, match=r"answered by vllm-0\.33\.0-other"):
