@@ -476,8 +476,8 @@ class Client:
         whole = {"model": self._model, "n": 1, "stream": False, **body}
         async with self._on_the_wire():
             response = await self.http.post_completions(orjson.dumps(whole))
-        if response.status_code != 200:
-            raise self._refusal(response)
+            if response.status_code != 200:
+                raise self._refusal(response)
         return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
 
     @contextlib.asynccontextmanager

@@ -8,7 +8,8 @@ shows that it is well. Knows no prompt and no task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fim_eval.errors import EndpointError
@@ -17,9 +18,14 @@ from fim_eval.records import Timeouts
 FIRST_LOOK_S = 1.0
 LONGEST_LOOK_S = 15.0
 
-OVERDUE = 10.0
-"""Times the slowest answer so far, for one request: then it is taken for lost. Twice as patient
-after each that was given up, so that what is honestly slow gets its answer."""
+OVERDUE_TIMES = 10
+"""A request is overdue that has waited so many times as long as the slowest of the latest."""
+
+LATEST = 64
+"""Requests that are compared with, at most."""
+
+FEWEST = 16
+"""With fewer nothing is overdue."""
 
 
 class HungError(Exception):
@@ -58,10 +64,8 @@ class Health:
         self._notice = notice
         self._recovery: asyncio.Task[None] | None = None
         self._pending: dict[asyncio.Timeout, float] = {}
-        """Requests, with when each was sent."""
-
-        self._slowest_s = 0.0
-        self._patience = OVERDUE
+        """When each was sent."""
+        self._waits_s: deque[float] = deque(maxlen=LATEST)
         self._answered_s = clock_s()
 
     @property
@@ -114,37 +118,36 @@ class Health:
         Raises:
             HungError: `watch` has given it up.
         """
-        sent_s = self._clock_s()
         if not self._pending:
-            self._answered_s = sent_s
+            self._answered_s = self._clock_s()
         try:
             async with asyncio.timeout(None) as pending:
-                self._pending[pending] = sent_s
+                sent_s = self._pending[pending] = self._clock_s()
                 try:
                     yield
                 finally:
                     del self._pending[pending]
         except TimeoutError as error:
             if pending.expired():
-                waited_s = self._clock_s() - sent_s
-                raise HungError(f"given up after {waited_s:.0f} s without an answer") from error
+                # It would have taken longer: the next one that is slow is waited for longer.
+                self._waits_s.append(self._clock_s() - sent_s)
+                raise HungError("nothing was generated") from error
             raise
         self._answered_s = self._clock_s()
-        self._slowest_s = max(self._slowest_s, self._answered_s - sent_s)
+        self._waits_s.append(self._answered_s - sent_s)
 
     async def watch(self) -> None:
-        """Give up what waits in vain, so that it is asked again.
+        """Give up what is asked whenever nothing was answered for long and no token can be had.
 
-        All of it, whenever nothing was answered for long and no token can be had; one request,
-        when it has waited far longer than any that was answered. Runs until it is cancelled.
+        A single request that waits far longer than others took is given up, too: a gateway may
+        have lost it. Each time the bound grows by `OVERDUE_TIMES`, so that an answer that is only
+        slow soon has all of `request_s`. Runs until it is cancelled.
         """
         while True:
-            await asyncio.sleep(self._timeouts.stall_s / 4)
-            if self.is_lost:
-                continue
+            await asyncio.sleep(min(self._timeouts.stall_s, self._timeouts.overdue_s) / 4)
             self._give_up_overdue()
             quiet_s = self._clock_s() - self._answered_s
-            if not self._pending or quiet_s < self._timeouts.stall_s:
+            if not self._pending or self.is_lost or quiet_s < self._timeouts.stall_s:
                 continue
             fault = await self._look()
             if fault is None:
@@ -155,24 +158,23 @@ class Health:
                 f"{self._where}: {len(self._pending)} requests without an answer for "
                 f"{quiet_s:.0f} s, and no token either ({fault}); they are given up and asked again"
             )
-            self._give_up(self._pending)
+            for pending in self._pending:
+                _expire(pending)
 
     def _give_up_overdue(self) -> None:
-        if not self._slowest_s:
+        if self.is_lost or len(self._waits_s) < FEWEST:
             return
-        longest_s = max(self._timeouts.stall_s, self._patience * self._slowest_s)
+        bound_s = max(self._timeouts.overdue_s, OVERDUE_TIMES * max(self._waits_s))
         now_s = self._clock_s()
-        overdue = [one for one, sent_s in self._pending.items() if now_s - sent_s > longest_s]
+        overdue = [one for one, sent_s in self._pending.items() if now_s - sent_s > bound_s]
+        for pending in overdue:
+            _expire(pending)
         if overdue:
-            self._patience *= 2
             self._notice(
-                f"{self._where}: {len(overdue)} requests without an answer for {longest_s:.0f} s, "
-                f"others took {self._slowest_s:.0f} s at most; they are given up and asked again"
+                f"{self._where}: {len(overdue)} requests without an answer for {bound_s:.0f} s, "
+                "while others have theirs; they are given up and asked again"
             )
-            self._give_up(overdue)
 
-    @staticmethod
-    def _give_up(requests: Iterable[asyncio.Timeout]) -> None:
-        now = asyncio.get_running_loop().time()
-        for pending in list(requests):
-            pending.reschedule(now)
+
+def _expire(pending: asyncio.Timeout) -> None:
+    pending.reschedule(asyncio.get_running_loop().time())

@@ -565,6 +565,9 @@ class Timeouts(Record):
     stall_s: float = 120.0
     """Without any answer, before a server that should be busy is asked for a sign of life."""
 
+    overdue_s: float = 30.0
+    """A single request is never given up earlier than this, however fast others were answered."""
+
     look_s: float = 30.0
     """For that sign of life."""
 

@@ -20,7 +20,6 @@ from sentencepiece import SentencePieceTrainer
 
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
 from fim_eval.generate import Outcome, Request, RunResult, run
-from fim_eval.health import Health, HungError
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
 from fim_eval.merge import merge_runs
 from fim_eval.order import is_audited
@@ -770,35 +769,6 @@ class TestALostServer:
             result = await asyncio.wait_for(running, 45)
         assert result.answered == 20
         assert any("requests without an answer" in notice for notice in notices)
-
-    async def test_that_is_honestly_slow_is_given_twice_the_time_each_time(self) -> None:
-        notices: list[str] = []
-
-        async def look() -> None:
-            return None
-
-        health = Health(
-            look,
-            Timeouts(stall_s=0.1),
-            where="there",
-            clock_s=time.monotonic,
-            sleep=asyncio.sleep,
-            notice=notices.append,
-        )
-        async with health.watched():
-            await asyncio.sleep(0.01)
-        watching = asyncio.create_task(health.watch())
-        given_up = 0
-        while True:
-            try:
-                async with health.watched():
-                    await asyncio.sleep(0.5)
-                break
-            except HungError:
-                given_up += 1
-        watching.cancel()
-        assert 1 <= given_up <= 4
-        assert len(notices) == given_up
 
     async def test_that_comes_back_as_another_ends_the_run(self, tmp_path: Path) -> None:
         quick = Timeouts(attempts=2, first_wait_s=0.0, recovery_s=5.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
@@ -134,6 +133,23 @@ async def test_a_dead_engine_is_waited_for_until_it_is_back(tmp_path: Path) -> N
         )
     assert (result.answered, result.failures) == (12, Counter())
     assert ["is lost" in notices[0], "is back" in notices[-1]] == [True, True]
+
+
+async def test_one_request_that_is_lost_among_others_is_asked_again(tmp_path: Path) -> None:
+    timeouts = Timeouts(attempts=2, first_wait_s=0.0, overdue_s=0.4)
+    notices: list[str] = []
+    started = time.monotonic()
+    async with serving(Behaviour(script={20: "hang"})) as (server, endpoint):
+        result = await run(
+            request(endpoint, tmp_path, tasks=made_tasks(40), batch=1, timeouts=timeouts),
+            lambda _total, _left: None,
+            lambda _outcome: None,
+            notice=notices.append,
+        )
+        assert server.faults["hang"] == 1
+    assert (result.answered, result.failures) == (40, Counter())
+    assert time.monotonic() - started < timeouts.request_s / 10
+    assert ["while others have theirs" in notice for notice in notices] == [True]
 
 
 async def test_another_fingerprint_ends_the_run(tmp_path: Path) -> None:
@@ -287,20 +303,3 @@ class TestStreaming:
 def completions(run_directory: Path) -> list[Completion]:
     found = read_generations(run_directory).values()
     return [one for one in found if isinstance(one, Completion)]
-
-
-async def test_a_request_that_a_server_has_lost_is_asked_again_long_before_its_time(
-    tmp_path: Path,
-) -> None:
-    """The others are answered: the server is well, and only this one waits."""
-    notices: list[str] = []
-    quick = Timeouts(first_wait_s=0.0, stall_s=1.0)
-    async with serving(Behaviour(script={2: "hang"})) as (_, endpoint):
-        wanted = request(endpoint, tmp_path, timeouts=quick, concurrency=12)
-        work = run(wanted, lambda _total, _left: None, lambda _outcome: None, notice=notices.append)
-        result = await asyncio.wait_for(work, 20)
-    assert (result.unresolved, result.failures) == (0, Counter())
-    assert sorted(one.attempts for one in completions(tmp_path)) == [1] * 8 + [2] * 4
-    assert [notice.partition(": ")[2].partition(",")[0] for notice in notices] == [
-        "1 requests without an answer for 1 s"
-    ]
