@@ -5,7 +5,7 @@ at two characters into prefix, middle and suffix; half of these are shown as PSM
 the others stay left to right. Suffix and middle have no space of the tokenizer's in front; in SPM
 prefix and middle are encoded as one text. The loss is of all tokens.
 
-Ours, not the paper's: only half of the cuts are uniform. The others leave
+Ours, not the paper's (docs/decisions/0019): only half of the cuts are uniform. The others leave
 short middles, so that a small model sees their ends often enough to learn them.
 """
 
@@ -36,15 +36,23 @@ def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
     if draw.random() >= INFILLING_RATE:
         return [BOS, *pieces.begins(text), EOS]
     first, second = cut(text, draw)
-    prefix, middle, suffix = text[:first], text[first:second], text[second:]
-    if draw.random() < SPM_RATE:
-        return [
-            BOS, pieces.pre, pieces.suf, *pieces.goes_on(suffix),
-            pieces.mid, *pieces.begins(prefix + middle), pieces.eot,
-        ]  # fmt: skip
+    parts = text[:first], text[first:second], text[second:]
+    return (spm_ids if draw.random() < SPM_RATE else psm_ids)(*parts, pieces)
+
+
+def psm_ids(prefix: str, middle: str, suffix: str, pieces: Pieces) -> list[int]:
+    """Prefix, suffix, middle."""
     return [
         BOS, pieces.pre, *pieces.begins(prefix), pieces.suf, *pieces.goes_on(suffix),
         pieces.mid, *pieces.goes_on(middle), pieces.eot,
+    ]  # fmt: skip
+
+
+def spm_ids(prefix: str, middle: str, suffix: str, pieces: Pieces) -> list[int]:
+    """Suffix, then prefix and middle as one text."""
+    return [
+        BOS, pieces.pre, pieces.suf, *pieces.goes_on(suffix),
+        pieces.mid, *pieces.begins(prefix + middle), pieces.eot,
     ]  # fmt: skip
 
 

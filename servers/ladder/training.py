@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from ladder import recipe
+from ladder import objective, recipe
 from ladder.corpus import Corpus, Document
 from ladder.objective import Rows
 from ladder.pieces import BOS, EOS, VOCABULARY, Pieces
@@ -35,16 +35,19 @@ HELD_OUT_ROWS = 48
 LOG = "training.jsonl"
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.Optimizer):  # torch has no types here
     """Momentum whose step is made orthogonal, by five Newton-Schulz iterations."""
 
     def __init__(self, parameters: Iterable[torch.Tensor], lr: float, momentum: float) -> None:
         """Take matrices only."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+    def step(self, closure: None = None) -> None:  # noqa: ARG002  the base class's
         """One step."""
+        with torch.no_grad():
+            self._step()
+
+    def _step(self) -> None:
         for group in self.param_groups:
             for matrix in group["params"]:
                 state = self.state[matrix]
@@ -145,7 +148,7 @@ class Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss.item())
+        return float(loss)
 
     def _share(self) -> float:
         """Of the highest rate: up, then down to 0."""
@@ -172,18 +175,18 @@ class Training:
         self.rows.taken, self.rows.waiting = state["rows"]
 
 
-@torch.no_grad()
 def held_out_loss(
     model: LlamaForCausalLM, plan: Plan, documents: tuple[Document, ...], pieces: Pieces
 ) -> float:
     """Mean over tokens of files that are never trained on, in nats; the same rows every time."""
     model.eval()
     rows = Rows(documents, pieces, plan.length, plan.seed)
-    losses = [
-        loss_of(model, [rows.next() for _ in range(plan.rows)]).item()
-        for _ in range(HELD_OUT_ROWS // plan.rows)
-    ]
-    return float(sum(losses) / len(losses))
+    with torch.no_grad():
+        losses = [
+            float(loss_of(model, [rows.next() for _ in range(plan.rows)]))
+            for _ in range(HELD_OUT_ROWS // plan.rows)
+        ]
+    return sum(losses) / len(losses)
 
 
 def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path) -> None:
@@ -291,6 +294,13 @@ def _made_of(
         "seed": plan.seed,
         "matrix_rate": plan.matrix_rate,
         "other_rate": plan.other_rate,
+        "warm_up": recipe.WARM_UP,
+        "momentum": recipe.MOMENTUM,
+        "weight_decay": recipe.WEIGHT_DECAY,
+        "infilling_rate": objective.INFILLING_RATE,
+        "spm_rate": objective.SPM_RATE,
+        "short_rate": objective.SHORT_RATE,
+        "lines_rate": objective.LINES_RATE,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),

@@ -1,0 +1,195 @@
+"""The ladder's text, tokenizer and objective. Trains a tokenizer, no model."""
+
+from __future__ import annotations
+
+import atexit
+import random
+import shutil
+import sys
+import sysconfig
+import tempfile
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
+from ladder import corpus, objective, recipe
+from ladder.corpus import Document
+from ladder.pieces import BOS, Pieces, train
+
+from fim_eval.architecture import ARCHITECTURES
+from fim_eval.formats import card_of
+from fim_eval.prompt import build_prompt, wording_of
+from fim_eval.records import InfillTask
+from fim_eval.tokenizer import SentencePieceTokenizer
+from fim_eval.words import Strategy
+
+
+@cache
+def tokenizer() -> Path:
+    """Of some of the standard library: enough for all pieces."""
+    library = Path(sysconfig.get_path("stdlib"))
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "tokenizer.model"
+    path.write_bytes(train([file.read_text("utf-8") for file in sorted(library.glob("[a-d]*.py"))]))
+    return path
+
+
+PROGRAM = '''def shout(words):
+    """Give them back, loud."""
+    loud = [word.upper() for word in words]
+    return " ".join(loud) + "!"  # é ☺ 12345
+'''
+
+
+def seeded(seed: int) -> random.Random:
+    return random.Random(seed)  # noqa: S311  no secrets here
+
+
+def trained_on(strategy: Strategy, first: int, second: int) -> list[int]:
+    pieces = Pieces(tokenizer().read_bytes())
+    parts = PROGRAM[:first], PROGRAM[first:second], PROGRAM[second:]
+    ids = objective.psm_ids if strategy == "fim-psm" else objective.spm_ids
+    return ids(*parts, pieces)
+
+
+def asked(strategy: Strategy, first: int, second: int) -> tuple[list[int], list[int], int]:
+    """Ids of the prompt, ids of the middle, and the id that ends it, as the client has them."""
+    encoder = SentencePieceTokenizer(tokenizer())
+    task = InfillTask(
+        task_id="T/1", problem_id="T/1", kind="random-span", context=None,
+        prefix=PROGRAM[:first], middle=PROGRAM[first:second], suffix=PROGRAM[second:],
+    )  # fmt: skip
+    card = card_of("fim-eval/ladder-0.5m")
+    wording = wording_of(
+        strategy, context="none", model="fim-eval/ladder-0.5m", card=card, encoder=encoder
+    )
+    prompt = build_prompt(task, wording, max_tokens=8)
+    assert prompt.token_ids is not None
+    (end,) = prompt.stop_token_ids
+    return list(prompt.token_ids), encoder.encode_infill(task.middle), end
+
+
+@pytest.mark.parametrize("first", [0, 1, 17, 18, 22, 60, 87])
+@pytest.mark.parametrize("length", [0, 1, 9, 40])
+def test_a_psm_prompt_of_the_client_is_what_the_model_was_trained_on(
+    first: int, length: int
+) -> None:
+    prompt, middle, end = asked("fim-psm", first, first + length)
+    assert trained_on("fim-psm", first, first + length) == [*prompt, *middle, end]
+
+
+def test_an_spm_prompt_that_ends_with_a_line_is_what_the_model_was_trained_on() -> None:
+    starts = [place + 1 for place, sign in enumerate(PROGRAM) if sign == "\n"]
+    for first, second in pairwise(starts):
+        prompt, middle, end = asked("fim-spm", first, second)
+        assert trained_on("fim-spm", first, second) == [*prompt, *middle, end]
+
+
+def test_an_spm_prompt_that_ends_in_a_word_is_cut_where_training_had_one_text() -> None:
+    inside = PROGRAM.index("return") + 3
+    prompt, middle, end = asked("fim-spm", inside, inside + 10)
+    assert trained_on("fim-spm", inside, inside + 10) != [*prompt, *middle, end]
+
+
+def test_a_program_that_spells_a_sentinel_keeps_its_text() -> None:
+    encoder = SentencePieceTokenizer(tokenizer())
+    text = "x = ' <PRE> ▁<EOT> '\n"
+    ids = encoder.encode_infill(text)
+    assert not {encoder.piece_id(piece) for piece in ("▁<PRE>", "▁<EOT>")} & set(ids)
+
+
+def documents() -> list[Document]:
+    return [
+        Document("made.py", f"def f{number}(a, b):\n    c = a + {number}\n    return c * b\n")
+        for number in range(60)
+    ]
+
+
+def rows(length: int = 64) -> objective.Rows:
+    return objective.Rows(documents(), Pieces(tokenizer().read_bytes()), length, seed=0)
+
+
+def test_rows_are_full_and_begin_with_a_whole_document() -> None:
+    stream = rows()
+    for row in [stream.next() for _ in range(50)]:
+        assert len(row) == 64
+        assert row[0] == BOS
+
+
+def test_rows_go_on_from_a_saved_place_as_they_would_have() -> None:
+    stream, other = rows(), rows()
+    for _ in range(20):
+        stream.next()
+    other.taken, other.waiting = stream.taken, list(stream.waiting)
+    assert [stream.next() for _ in range(20)] == [other.next() for _ in range(20)]
+
+
+def test_an_epoch_shows_every_document_before_any_comes_again() -> None:
+    stream = rows()
+    while stream.taken < 2 * 60:
+        stream.next()
+    assert sorted(set(range(60)) - set(stream.waiting)) == list(range(60))
+    assert [stream._document(one).text for one in range(60)] != [
+        stream._document(one).text for one in range(60, 120)
+    ]
+    assert {stream._document(one).text for one in range(60)} == {one.text for one in documents()}
+
+
+def test_nine_documents_of_ten_are_cut_half_each_way() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    shown = [objective.ids_of(PROGRAM, pieces, seeded(seed)) for seed in range(2000)]
+    psm = sum(ids[1] == pieces.pre and ids[2] != pieces.suf for ids in shown)
+    spm_or_no_prefix = sum(ids[1] == pieces.pre and ids[2] == pieces.suf for ids in shown)
+    no_prefix = sum(
+        objective.cut(PROGRAM, _after_one(seeded(seed)))[0] == 0 for seed in range(2000)
+    )
+    assert psm + spm_or_no_prefix == pytest.approx(1800, abs=50)
+    assert psm == pytest.approx((1800 - 0.9 * no_prefix) / 2, abs=80)
+
+
+def _after_one(draw: random.Random) -> random.Random:
+    draw.random()
+    return draw
+
+
+def test_cuts_lie_within_the_text_and_some_are_whole_lines() -> None:
+    cuts = [objective.cut(PROGRAM, seeded(seed)) for seed in range(2000)]
+    assert all(0 <= first <= second <= len(PROGRAM) for first, second in cuts)
+    starts = {0, len(PROGRAM)} | {i + 1 for i, sign in enumerate(PROGRAM) if sign == "\n"}
+    whole = sum(first in starts and second in starts for first, second in cuts)
+    assert whole == pytest.approx(2000 * objective.LINES_RATE, abs=100)
+
+
+def test_a_program_is_cut_into_documents_that_parse_and_lose_no_statement() -> None:
+    text = Path(corpus.__file__).read_text(encoding="utf-8")
+    cut = list(corpus.pieces(text, seeded(0)))
+    assert all(len(one) <= corpus.LONGEST for one in cut)
+    for line in filter(str.strip, text.splitlines()):
+        assert any(line.strip() in one for one in cut), line
+
+
+def test_the_second_of_two_near_duplicates_is_left_out() -> None:
+    first = Path(corpus.__file__).read_text(encoding="utf-8")[:1000]
+    near = first.replace("tests, tables", "tests and tables")
+    other = Path(objective.__file__).read_text(encoding="utf-8")[:1000]
+    found = corpus.without_near_duplicates([Document("a", one) for one in (first, near, other)])
+    assert [one.text for one in found] == [first, other]
+
+
+def test_a_text_that_is_shorter_than_a_run_is_searched_whole() -> None:
+    assert corpus.ngrams("a = b", 12) == {("a", "=", "b")}
+    assert corpus.ngrams("a = b", 2) == {("a", "="), ("=", "b")}
+
+
+@pytest.mark.parametrize("size", recipe.SIZES)
+def test_the_table_of_models_holds_what_the_recipe_trains(size: str) -> None:
+    known, wanted = ARCHITECTURES[f"fim-eval/ladder-{size}"], recipe.SIZES[size]
+    assert (known.layers, known.hidden, known.intermediate) == (
+        wanted.layers, wanted.hidden, wanted.intermediate,
+    )  # fmt: skip
+    assert known.heads == known.kv_heads == wanted.hidden // recipe.HEAD
+    assert known.tied
