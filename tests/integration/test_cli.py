@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -556,18 +555,15 @@ class TestEval:
 
 class TestStartingUp:
     def test_help_comes_at_once(self, tmp_path: Path) -> None:
-        """The median of five, in time of the processor; a busy machine gets three chances."""
-        medians: list[float] = []
-        while len(medians) < 3 and (not medians or medians[-1] >= 0.4):
-            seconds = []
-            for _ in range(5):
-                before = children_s()
-                done = fim_eval("--help", cwd=tmp_path)
-                seconds.append(children_s() - before)
-                assert done.returncode == 0
-                assert {"tasks", "prompts", "run", "eval", "report"} <= set(done.stdout.split())
-            medians.append(statistics.median(seconds))
-        assert medians[-1] < 0.4, medians
+        """In time of the processor, the least of a few: a busy neighbour only ever adds to it."""
+        seconds: list[float] = []
+        while len(seconds) < 15 and (len(seconds) < 5 or min(seconds) >= 0.4):
+            before = children_s()
+            done = fim_eval("--help", cwd=tmp_path)
+            seconds.append(children_s() - before)
+            assert done.returncode == 0
+            assert {"tasks", "prompts", "run", "eval", "report"} <= set(done.stdout.split())
+        assert min(seconds) < 0.4, seconds
 
     def test_help_imports_nothing_heavy(self, tmp_path: Path) -> None:
         done = subprocess.run(
