@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -48,12 +49,9 @@ def main() -> None:
     print(f"tasks    {count:,} of all kinds: {_median_s(cut, repetitions):.2f} s")
     for folder, name in arguments.tokenizer or ():
         recipe = Recipe(model="any", strategy="fim-psm", tokenizer=folder, format=name)
-        load_s = _median_s(lambda recipe=recipe: prepare([], recipe), repetitions)  # type: ignore[misc]
+        load_s = _median_s(partial(prepare, [], recipe), repetitions)
         for kind, suite in suites.items():
-            build_s = _median_s(
-                lambda recipe=recipe, suite=suite: prepare(suite.tasks, recipe),  # type: ignore[misc]
-                repetitions,
-            )
+            build_s = _median_s(partial(prepare, suite.tasks, recipe), repetitions)
             rate = len(suite.tasks) / (build_s - load_s)
             print(f"prompts  {name:16} {kind:12} {rate:8,.0f} a second (loading {load_s:.2f} s)")
 
