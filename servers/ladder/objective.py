@@ -21,11 +21,14 @@ from ladder.pieces import BOS, EOS, Pieces
 
 INFILLING_RATE = 0.9
 SPM_RATE = 0.5
-SHORT_RATE = 0.25
+SHORT_RATE = 0.1
 """Of the documents cut: a middle of a length that is uniform in its logarithm, anywhere."""
 
-LINES_RATE = 0.25
-"""Of the documents cut: a few whole lines, their number uniform in its logarithm."""
+LINES_RATE = 0.4
+"""Of the documents cut: whole lines."""
+
+ONE_LINE_RATE = 0.6
+"""Of these: a single one. Of the others, the number of lines is uniform in its logarithm."""
 
 WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
@@ -65,7 +68,8 @@ def cut(text: str, draw: random.Random) -> tuple[int, int]:
         return first, first + length
     if kind < SHORT_RATE + LINES_RATE:
         starts = [0, *(place + 1 for place, sign in enumerate(text) if sign == "\n")]
-        count = _log_uniform(len(starts) - 1, draw)
+        one = draw.random() < ONE_LINE_RATE
+        count = 1 if one else _log_uniform(len(starts) - 1, draw)
         line = draw.randint(0, len(starts) - 1 - count)
         return starts[line], starts[line + count]
     first, second = sorted((draw.randint(0, len(text)), draw.randint(0, len(text))))
