@@ -148,7 +148,7 @@ class Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss)
+        return loss.item()
 
     def _share(self) -> float:
         """Of the highest rate: up, then down to 0."""
@@ -310,7 +310,9 @@ def _made_of(
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
+    """All but one that a kill has torn."""
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _say(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import random
 import shutil
 import sys
@@ -162,6 +163,13 @@ def test_cuts_lie_within_the_text_and_some_are_whole_lines() -> None:
     starts = {0, len(PROGRAM)} | {i + 1 for i, sign in enumerate(PROGRAM) if sign == "\n"}
     whole = sum(first in starts and second in starts for first, second in cuts)
     assert whole == pytest.approx(2000 * objective.LINES_RATE, abs=100)
+
+
+def test_most_cuts_of_whole_lines_leave_one_line() -> None:
+    lines = [PROGRAM[slice(*objective.cut(PROGRAM, seeded(seed)))] for seed in range(2000)]
+    one = sum(middle in PROGRAM.splitlines(keepends=True) for middle in lines)
+    of_lines = objective.ONE_LINE_RATE + (1 - objective.ONE_LINE_RATE) * math.log(2) / math.log(5)
+    assert one == pytest.approx(2000 * objective.LINES_RATE * of_lines, abs=80)
 
 
 def test_a_program_is_cut_into_documents_that_parse_and_lose_no_statement() -> None:

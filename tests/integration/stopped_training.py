@@ -1,0 +1,62 @@
+"""A short training that is stopped and goes on, beside one that is not. Takes a folder.
+
+Runs in the server's environment. Prints the checksums of both models' weights, as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from ladder import pieces, training
+from ladder.corpus import Corpus, Document
+from ladder.recipe import Size
+from ladder.training import Plan, Training, train
+
+
+class StoppedError(Exception):
+    """In place of a kill."""
+
+
+def main(folder: Path) -> None:
+    """Train twice."""
+    sources = sorted(Path(json.__file__).parent.parent.glob("[a-d]*.py"))
+    texts = [path.read_text("utf-8") for path in sources]
+    documents = tuple(
+        Document(path.name, text[start : start + 600])
+        for path, text in zip(sources, texts, strict=True)
+        for start in range(0, len(text) - 600, 600)
+    )
+    corpus = Corpus(documents, documents[:40], {"sha256": "made"})
+    tokenizer = pieces.train(texts)
+    plan = Plan(Size(layers=1, hidden=32), tokens=6 * 2 * 64, length=64, rows=2)
+    training.CHECKPOINT_EVERY_S = -1
+    train("whole", plan, corpus, tokenizer, folder / "whole")
+    advance = Training.advance
+
+    def until_the_fourth(self: Training) -> float:
+        if self.step == 3:
+            raise StoppedError
+        return advance(self)
+
+    Training.advance = until_the_fourth
+    try:
+        train("whole", plan, corpus, tokenizer, folder / "stopped")
+    except StoppedError:
+        Training.advance = advance
+    train("whole", plan, corpus, tokenizer, folder / "stopped")
+    steps = [
+        [json.loads(line).get("step") for line in (folder / one / "training.jsonl").open()]
+        for one in ("whole", "stopped")
+    ]
+    sums = [
+        hashlib.sha256((folder / one / "model.safetensors").read_bytes()).hexdigest()
+        for one in ("whole", "stopped")
+    ]
+    print(json.dumps({"steps": steps, "sums": sums}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
