@@ -107,11 +107,19 @@ def new_model(plan: Plan) -> LlamaForCausalLM:
     )
 
 
-def loss_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
-    """Mean over tokens, in nats."""
+def loss_of(model: LlamaForCausalLM, rows: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens, in nats.
+
+    Args:
+        model: any.
+        rows: of equal length.
+        weights: how often a token counts, by its id.
+    """
     ids = torch.tensor(rows)
     scores = model(ids[:, :-1], use_cache=False).logits
-    return functional.cross_entropy(scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
+    return functional.cross_entropy(
+        scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), weight=weights
+    )
 
 
 class Training:
@@ -123,6 +131,8 @@ class Training:
         self.model = new_model(plan)
         self.rows = Rows(documents, pieces, plan.length, plan.seed)
         self.step = 0
+        self._weights = torch.ones(VOCABULARY)
+        self._weights[pieces.eot] = recipe.END_WEIGHT
         named = dict(self.model.named_parameters())
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
@@ -139,7 +149,7 @@ class Training:
     def advance(self) -> float:
         """One step; the loss before it."""
         self.model.train()
-        loss = loss_of(self.model, [self.rows.next() for _ in range(self.plan.rows)])
+        loss = loss_of(self.model, [self.rows.next() for _ in range(self.plan.rows)], self._weights)
         loss.backward()
         share = self._share()
         for optimiser, rate in self.optimisers:
@@ -148,7 +158,7 @@ class Training:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return loss.item()
+        return float(loss.detach())
 
     def _share(self) -> float:
         """Of the highest rate: up, then down to 0."""
@@ -178,12 +188,15 @@ class Training:
 def held_out_loss(
     model: LlamaForCausalLM, plan: Plan, documents: tuple[Document, ...], pieces: Pieces
 ) -> float:
-    """Mean over tokens of files that are never trained on, in nats; the same rows every time."""
+    """Mean over tokens of files that are never trained on, in nats; the same rows every time.
+
+    Every token counts once.
+    """
     model.eval()
     rows = Rows(documents, pieces, plan.length, plan.seed)
     with torch.no_grad():
         losses = [
-            float(loss_of(model, [rows.next() for _ in range(plan.rows)]))
+            float(loss_of(model, [rows.next() for _ in range(plan.rows)], torch.ones(VOCABULARY)))
             for _ in range(HELD_OUT_ROWS // plan.rows)
         ]
     return sum(losses) / len(losses)
@@ -297,9 +310,10 @@ def _made_of(
         "warm_up": recipe.WARM_UP,
         "momentum": recipe.MOMENTUM,
         "weight_decay": recipe.WEIGHT_DECAY,
+        "end_weight": recipe.END_WEIGHT,
         "infilling_rate": objective.INFILLING_RATE,
         "spm_rate": objective.SPM_RATE,
-        "short_rate": objective.SHORT_RATE,
+        "words_rate": objective.WORDS_RATE,
         "lines_rate": objective.LINES_RATE,
         "one_line_rate": objective.ONE_LINE_RATE,
         "torch": str(torch.__version__),

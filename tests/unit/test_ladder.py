@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import random
+import re
 import shutil
 import sys
 import sysconfig
@@ -165,11 +166,56 @@ def test_cuts_lie_within_the_text_and_some_are_whole_lines() -> None:
     assert whole == pytest.approx(2000 * objective.LINES_RATE, abs=100)
 
 
+def test_cuts_of_words_stay_in_one_line_and_never_begin_or_end_within_a_word() -> None:
+    for text in (PROGRAM, "x", "x = [1,\n 2]"):
+        for seed in range(300):
+            first, second = objective._words(text, seeded(seed))
+            assert "\n" not in text[first:second]
+            assert re.fullmatch(r"\S(.*\S)?", text[first:second])
+            assert not re.match(r"\w\w", text[max(first - 1, 0) : first + 1]) or first == 0
+            assert not re.match(r"\w\w", text[second - 1 : second + 1])
+
+
 def test_most_cuts_of_whole_lines_leave_one_line() -> None:
     lines = [PROGRAM[slice(*objective.cut(PROGRAM, seeded(seed)))] for seed in range(2000)]
     one = sum(middle in PROGRAM.splitlines(keepends=True) for middle in lines)
     of_lines = objective.ONE_LINE_RATE + (1 - objective.ONE_LINE_RATE) * math.log(2) / math.log(5)
     assert one == pytest.approx(2000 * objective.LINES_RATE * of_lines, abs=80)
+
+
+WRITTEN = '''"""Module."""
+# gone
+import os  # kept
+
+
+class A:
+    """Two
+    lines."""
+
+    def alone(self):
+        """All of it."""
+
+    def g(self):
+        r"""Raw."""
+            # gone, wherever it stands
+        return "# no comment", """no docstring"""
+'''
+
+CODE = '''import os  # kept
+
+
+class A:
+
+    def alone(self):
+        """All of it."""
+
+    def g(self):
+        return "# no comment", """no docstring"""
+'''
+
+
+def test_docstrings_and_lines_of_comment_are_left_out() -> None:
+    assert corpus.code_only(WRITTEN) == CODE
 
 
 def test_a_program_is_cut_into_documents_that_parse_and_lose_no_statement() -> None:
