@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import httpx
 
@@ -33,6 +34,7 @@ from fim_eval.order import distinct, in_cache_order
 from fim_eval.recipe import Recipe, prepare
 from fim_eval.records import InfillTask
 from fim_eval.suite import build_suite
+from fim_eval.words import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER_PYTHON = ROOT / ".venv-server" / "bin" / "python"
@@ -85,6 +87,9 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", default=os.environ.get("FIM_EVAL_CODELLAMA_TOKENIZER"), help="for tiny"
     )
+    parser.add_argument(
+        "--kind", default="single-line", choices=get_args(Kind), help="of hole; asked as lr"
+    )
     parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -92,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     problems = Path(arguments.problems)
     source = str(problems / "mbpp.jsonl" if problems.is_dir() else problems)
-    tasks = build_suite(source, "test", "single-line", print).tasks[: arguments.tasks]
+    tasks = build_suite(source, "test", arguments.kind, print).tasks[: arguments.tasks]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = ROOT / ".cache" / "smollm2-135m"
@@ -100,6 +105,7 @@ def main() -> None:
             model = tiny_llama(folder / "tiny", Path(arguments.tokenizer))
         recipe = Recipe(model=model.name, strategy="lr", max_tokens=arguments.max_tokens)
         prompts = prepare(tasks, recipe).prompts
+        print(f"{len(prompts)} {arguments.kind} tasks, {len(distinct(prompts))} different prompts")
         job = Job(
             model,
             tasks,

@@ -8,6 +8,7 @@ both into its directory if they still fit the file.
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -184,7 +185,7 @@ def read_tasks(content: bytes, place: str) -> list[InfillTask]:
     """
     tasks: list[InfillTask] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(content.split(b"\n"), 1):
+    for number, line in enumerate(io.BytesIO(content), 1):
         if not line.strip():
             continue
         try:
