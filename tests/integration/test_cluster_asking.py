@@ -230,12 +230,17 @@ def test_nodes_send_the_key_of_their_own_environment_and_nobody_tells_it(
     with FakeServer(api_key=KEY) as server:
         command = run(server.endpoint, "out", *on_ray(nodes), model="fake-model")
         there = fim_eval(
-            *command, "--api-key-env", KEY_ENV, cwd=tmp_path, env=environment(**{KEY_ENV: KEY})
+            *command,
+            "--api-key-env",
+            KEY_ENV,
+            cwd=tmp_path,
+            env=environment(**{KEY_ENV: KEY}),
+            limit_s=120,
         )
         command[command.index("out")] = "other"
         not_there = fim_eval(
             *command, "--api-key-env", "FIM_EVAL_OTHER",
-            cwd=tmp_path, env=environment(FIM_EVAL_OTHER=KEY),
+            cwd=tmp_path, env=environment(FIM_EVAL_OTHER=KEY), limit_s=120,
         )  # fmt: skip
     assert there.returncode == 0, there.stderr
     assert lines(tmp_path / "out" / GENERATIONS) == 12
