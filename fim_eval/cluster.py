@@ -49,7 +49,7 @@ NO_NODE = (
     "`ray start` and run the same command: it resumes"
 )
 
-READY_S = 60.0
+READY_S = 120.0
 """How long nodes may take to start a process that asks."""
 
 
@@ -185,14 +185,19 @@ class RayAsker:
             ClusterError: it was lost too often, or no node is left.
             FimEvalError: as `errand.Envoy`.
         """
-        lost = self._ray.exceptions.RayError
+        errors = self._ray.exceptions
         for tried in range(RETRIES + 1):
+            if not self._envoys:
+                raise ClusterError(NO_NODE)
             node = min(self._envoys, key=self._in_flight.__getitem__)
             envoy = self._envoys[node]
             self._in_flight[node] += len(asked)
             try:
                 found = await self._value(envoy.ask.remote(HERE, errand, asked, streamed))
-            except lost as error:
+            except errors.RayTaskError:
+                # A fault of our own: elsewhere it would be the same.
+                raise
+            except errors.RayError as error:
                 if tried == RETRIES:
                     raise ClusterError(
                         f"a request was lost {tried + 1} times on the Ray cluster "
@@ -228,8 +233,6 @@ class RayAsker:
             # It may only be out of reach.
             self._ray.kill(envoy)
             self._send_out()
-        if not self._envoys:
-            raise ClusterError(NO_NODE)
 
     def _send_out(self) -> None:
         envoy = self._ray.remote(_RayEnvoy)
