@@ -12,9 +12,8 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,8 +23,19 @@ from pathlib import Path
 
 from fim_eval.client import Client
 from fim_eval.crew import Post, requests_waiting, work_off
+from fim_eval.errand import (
+    Asked,
+    Asker,
+    Clock,
+    Elsewhere,
+    Errand,
+    Listener,
+    Outcome,
+    ask_elsewhere,
+    difference,
+    identify,
+)
 from fim_eval.errors import EndpointError, ServerChangedError
-from fim_eval.health import Health
 from fim_eval.journal import (
     Outcomes,
     RunDirectory,
@@ -71,13 +81,10 @@ from fim_eval.records import (
     Timeouts,
 )
 from fim_eval.rerank import first_of_each, ranking
-from fim_eval.server import list_models
 from fim_eval.tokenizer import Tokenizer
 from fim_eval.transport import Http, check_base_url, open_http
 from fim_eval.words import Scored
 
-Asked = Prompt | Scoring
-Outcome = Completion | Likelihood | RequestFailure
 Work = Question | Scoring
 """What goes into a request."""
 
@@ -138,6 +145,9 @@ class Request:
     server_log: str | None = None
     probe: Probe | None = None
     """What the model showed before; for the manifest."""
+
+    elsewhere: Elsewhere | None = field(default=None, repr=False)
+    """Who asks in this process's place; None: it asks itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +257,10 @@ async def run(
     return _result(request, prepared, standing, before, asked=asked, was_stopped=stop.is_set())
 
 
+_Ask = Callable[..., Awaitable[list[Outcome]]]
+"""`Asker.__call__`."""
+
+
 class _Session:
     """One session of asking: its servers, and where their answers go."""
 
@@ -295,61 +309,53 @@ class _Session:
             if identity is None:
                 identity = found
                 await self._check_scoring(url, self._client(http, found.answers_as))
-            elif difference := _difference(identity, found):
+            elif changed := difference(identity, found):
                 raise ServerChangedError(
-                    f"{url}: is not the same server as {urls[0]} ({difference}); one run asks one "
+                    f"{url}: is not the same server as {urls[0]} ({changed}); one run asks one "
                     "model in one configuration. Ask them in two runs"
                 )
             self._posts.append(self._post(url, http, found))
         assert identity is not None  # noqa: S101  there is a URL
         return identity.model_copy(update={"replicas": tuple(urls[1:])})
 
-    def _client(
-        self,
-        http: Http,
-        answers_as: str | None,
-        *,
-        timeouts: Timeouts | None = None,
-        health: Health | None = None,
-        on_overload: Callable[[], None] = lambda: None,
-    ) -> Client:
+    def _client(self, http: Http, answers_as: str | None) -> Client:
         return Client(
             http,
             model=self._request.recipe.model,
             answers_as=answers_as,
             sampling=self._request.recipe.sampling,
-            timeouts=timeouts or self._request.timeouts,
+            timeouts=self._request.timeouts,
             segment=self._segment,
             clock_ns=self._clock,
             sleep=asyncio.sleep,
-            health=health,
-            on_overload=on_overload,
         )
 
     def _post(self, url: str, http: Http, server: ServerIdentity) -> Post[Work]:
         request = self._request
-        once = request.timeouts.model_copy(update={"attempts": 1})
-        looking = self._client(http, server.answers_as, timeouts=once)
-        health = Health(
-            partial(_look, url, server, looking, request.timeouts.look_s),
-            request.timeouts,
-            where=url,
-            clock_s=self._clock.seconds,
-            sleep=asyncio.sleep,
-            notice=self._notice,
-        )
         limiter = Limiter(request.concurrency)
-        client = self._client(
-            http,
-            server.answers_as,
-            health=health,
-            on_overload=lambda: limiter.overloaded(self._clock.seconds()),
+
+        def on_overload() -> None:
+            limiter.overloaded(self._clock.seconds())
+
+        errand = Errand(
+            url=url,
+            server=server,
+            sampling=request.recipe.sampling,
+            timeouts=request.timeouts,
+            segment=self._segment,
+            concurrency=request.concurrency,
+            api_key_env=request.api_key_env if request.api_key else None,
         )
+        listener = Listener(self._clock, self._notice, on_overload)
+        here = Asker(errand, http, listener)
+        ask: _Ask = here
+        if request.elsewhere is not None:
+            ask = partial(ask_elsewhere, request.elsewhere, errand, listener)
         return Post(
             url,
-            partial(self._ask, client, server),
+            partial(self._ask, ask, server),
             limiter,
-            health,
+            here.health,
             partial(requests_waiting, http),
         )
 
@@ -398,20 +404,21 @@ class _Session:
         await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
         self._store_limits()
 
-    async def _ask(self, client: Client, server: ServerIdentity, work: Sequence[Work]) -> None:
+    async def _ask(
+        self,
+        ask: _Ask,
+        server: ServerIdentity,
+        work: Sequence[Work],
+    ) -> None:
         self._on_flight(sum(post.in_flight for post in self._posts))
-        questions = [one for one in work if isinstance(one, Question)]
+        asked = [one.prompt if isinstance(one, Question) else one for one in work]
+        streamed = is_streamed(asked[0].task_id, self._request.stream)
         outcomes: list[Outcome] = []
-        if questions:
-            if self._is_streamed(questions[0]):
-                found = [await client.stream(questions[0].prompt)]
+        for one, outcome in zip(work, await ask(asked, streamed=streamed), strict=True):
+            if isinstance(one, Question) and not isinstance(outcome, Likelihood):
+                outcomes += self._fanned_out(one, outcome)
             else:
-                found = await client.complete_all([question.prompt for question in questions])
-            for question, answer in zip(questions, found, strict=True):
-                outcomes += self._fanned_out(question, answer)
-        for one in work:
-            if isinstance(one, Scoring):
-                outcomes.append(await client.score(one))
+                outcomes.append(outcome)
         for outcome in outcomes:
             _check_fingerprint(outcome, server.system_fingerprint)
         self._directory.append(*outcomes)
@@ -467,99 +474,6 @@ class _Session:
                 f"{base_url}: does not tell how probable a text is ({answer.reason}: "
                 f"{answer.detail}); lr-rerank and --gold need vLLM's prompt_logprobs"
             )
-
-
-class Clock:
-    """Nanoseconds since it was started: monotonic, so that no clock change bends a duration."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Count from now."""
-        self._start_ns = time.perf_counter_ns()
-
-    def __call__(self) -> int:
-        """Nanoseconds since the start."""
-        return time.perf_counter_ns() - self._start_ns
-
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return self() / 1e9
-
-
-async def identify(base_url: str, model: str, client: Client) -> ServerIdentity:
-    """See that the endpoint serves the model and answers, and who it says it is.
-
-    Raises:
-        EndpointError: it does not serve the model, or one token cannot be had.
-    """
-    listing = await list_models(client.http)
-    if model not in listing.roots:
-        raise EndpointError(
-            f"{base_url}: serves no model {model!r}, but {', '.join(listing.roots) or 'none'}; "
-            "name one of these with --model, and with --card which model of the table it is"
-        )
-    answer = await client.complete(ONE_TOKEN)
-    if isinstance(answer, RequestFailure):
-        raise EndpointError(
-            f"{base_url}: lists {model!r} but does not answer one token "
-            f"({answer.reason}: {answer.detail}); look at the server's log"
-        )
-    return ServerIdentity(
-        base_url=base_url,
-        model=model,
-        answers_as=answer.answered_as,
-        root=listing.roots[model],
-        max_model_len=listing.max_model_lens[model],
-        version=listing.version,
-        system_fingerprint=answer.system_fingerprint,
-    )
-
-
-ONE_TOKEN = Prompt(
-    task_id="probe",
-    strategy="lr",
-    sample_index=0,
-    text="def",
-    token_ids=None,
-    stop=(),
-    stop_token_ids=(),
-    max_tokens=1,
-)
-"""A sign of life."""
-
-
-async def _look(url: str, before: ServerIdentity, client: Client, look_s: float) -> str | None:
-    """What is wrong with a server; None if it generates.
-
-    Raises:
-        ServerChangedError: it does, but is not who it was.
-    """
-    try:
-        async with asyncio.timeout(look_s):
-            now = await identify(url, before.model, client)
-    except TimeoutError:
-        return f"no token within {look_s:.0f} s"
-    except EndpointError as error:
-        return str(error)
-    if difference := _difference(before, now):
-        raise ServerChangedError(
-            f"{url}: is not the server any more that the run began with ({difference}). Restore it "
-            "and run the same command again, or choose another --out"
-        )
-    return None
-
-
-def _difference(one: ServerIdentity, other: ServerIdentity) -> str:
-    """In what two servers differ, but for their address, in words; empty if in nothing."""
-    names = ("answers_as", "root", "max_model_len", "version", "system_fingerprint")
-    before, now = one.model_dump(), other.model_dump()
-    return "; ".join(
-        f"{name}: {before[name]} there, {now[name]} here"
-        for name in names
-        if before[name] != now[name]
-    )
 
 
 def _check_fingerprint(outcome: Outcome, fingerprint: str | None) -> None:

@@ -106,6 +106,7 @@ class MockServer:
         self._places = asyncio.Semaphore(behaviour.most_running)
         self._waiting = 0
         self._running = 0
+        self._finished = 0
         self._requests = 0
         self._dead_until = 0.0
         self.faults: dict[str, int] = dict.fromkeys(FAULTS, 0)
@@ -142,6 +143,7 @@ class MockServer:
         lines = (
             f'vllm:num_requests_running{{model_name="{name}"}} {self._running}',
             f'vllm:num_requests_waiting{{model_name="{name}"}} {self._waiting}',
+            f'vllm:request_success_total{{model_name="{name}"}} {self._finished}',
         )
         return web.Response(text="\n".join(lines) + "\n")
 
@@ -237,6 +239,7 @@ class MockServer:
                     await asyncio.sleep(seconds)
             finally:
                 self._running -= 1
+        self._finished += 1
         returned = bool(body.get("return_token_ids"))
         # A text of four characters is a token, as in code.
         sent = list(map(_id_of, prompt[::4])) if isinstance(prompt, str) else prompt

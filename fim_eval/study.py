@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fim_eval.client import Client
+from fim_eval.errand import Clock, identify
 from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
-from fim_eval.generate import Clock, Request, as_decoded, identify
+from fim_eval.generate import Request, as_decoded
 from fim_eval.journal import AUDIT
 from fim_eval.order import is_audited
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,6 +41,21 @@ def check_base_url(base_url: str) -> str:
             "put the key into an environment variable and name it with --api-key-env"
         )
     return base_url.rstrip("/")
+
+
+def key_in(environment: Mapping[str, str], variable: str) -> str | None:
+    """The key in an environment variable; None if it is unset or empty.
+
+    Raises:
+        EndpointError: it holds what no HTTP header can carry; the message does not show it.
+    """
+    key = environment.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise EndpointError(
+            f"the key in {variable} holds a space, a line break or a letter outside ASCII, which "
+            "no HTTP header can carry; set it again"
+        )
+    return key or None
 
 
 class Http(httpx.AsyncClient):

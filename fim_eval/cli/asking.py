@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -20,6 +21,7 @@ from fim_eval.cli.options import (
     Batch,
     CardName,
     ContextChoice,
+    EngineName,
     FormatName,
     Gold,
     IsolationName,
@@ -32,6 +34,7 @@ from fim_eval.cli.options import (
     PerProblem,
     ProbeFirst,
     Problems,
+    RayAddress,
     Samples,
     Seed,
     Shard,
@@ -43,7 +46,7 @@ from fim_eval.cli.options import (
     Workers,
 )
 from fim_eval.cli.reporting import tell
-from fim_eval.cli.running import api_key, ask_all, ask_each, check_each, told_format
+from fim_eval.cli.running import api_key, ask_all, ask_each, asking, check_each, told_format
 from fim_eval.errors import (
     DatasetError,
     EndpointError,
@@ -166,6 +169,8 @@ def run(
         ),
     ] = None,
     probe_first: ProbeFirst = True,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
 ) -> None:
     """Ask one model every task in one way; resumes what is unfinished."""
     from fim_eval.generate import Request
@@ -200,7 +205,10 @@ def run(
         server_log=server_log,
     )
     check_each([request])
-    (result,) = ask_all([request], probe_first=probe_first, audit=share_named(audit))
+    audited = share_named(audit)
+    with asking(engine, ray_address) as elsewhere:
+        request = replace(request, elsewhere=elsewhere)
+        (result,) = ask_all([request], probe_first=probe_first, audit=audited)
     tell([out], None, as_json=False)
     raise typer.Exit(UNRESOLVED if result.unresolved or result.unscored else 0)
 

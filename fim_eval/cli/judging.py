@@ -38,6 +38,7 @@ from fim_eval.errors import DatasetError
 from fim_eval.words import NO_VERDICT
 
 if TYPE_CHECKING:
+    from fim_eval.cluster import RayCluster
     from fim_eval.records import Verdict
     from fim_eval.sandbox import Jail
     from fim_eval.selfcheck import SelfCheck
@@ -290,6 +291,15 @@ def judge_runs(
 @contextmanager
 def executing(engine: Engine, ray_address: str | None) -> Iterator[Execute | None]:
     """How programs are executed by an engine; None for this machine. Says what it joins."""
+    with cluster_of(engine, ray_address) as cluster:
+        if cluster is not None:
+            say(f"Ray: {cluster.nodes()} nodes, {cluster.processors()} processors judge")
+        yield None if cluster is None else cluster.run_jobs
+
+
+@contextmanager
+def cluster_of(engine: Engine, ray_address: str | None) -> Iterator[RayCluster | None]:
+    """The cluster that an engine works on; None for this machine alone."""
     if engine == "local":
         if ray_address is not None:
             raise typer.BadParameter("needs --engine ray", param_hint="--ray-address")
@@ -298,8 +308,7 @@ def executing(engine: Engine, ray_address: str | None) -> Iterator[Execute | Non
     from fim_eval.cluster import joined
 
     with joined(ray_address) as cluster:
-        say(f"Ray: {cluster.nodes()} nodes, {cluster.processors()} processors judge")
-        yield cluster.run_jobs
+        yield cluster
 
 
 @contextmanager

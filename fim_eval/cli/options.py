@@ -142,7 +142,7 @@ IsolationName = Annotated[
 EngineName = Annotated[
     Engine,
     typer.Option(
-        "--engine", help="Where programs run: on this machine, or on the nodes of a Ray cluster."
+        "--engine", help="Where the work is done: here, or on the nodes of a Ray cluster."
     ),
 ]
 RayAddress = Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,18 +12,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from fim_eval.cli.console import cores, run_stoppable, say
-from fim_eval.cli.judging import judge_runs
+from fim_eval.cli.judging import cluster_of, judge_runs
 from fim_eval.cli.options import FAILED, INTERRUPTED, UNRESOLVED
 from fim_eval.cli.progress import Step, steps
 from fim_eval.cli.reporting import tell
-from fim_eval.errors import EndpointError, FimEvalError, StrategyRefusedError
-from fim_eval.words import INFILLING
+from fim_eval.errors import FimEvalError, StrategyRefusedError
+from fim_eval.words import INFILLING, Engine
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from fim_eval.generate import Outcome, Request, RunResult
+    from fim_eval.errand import Elsewhere, Outcome
+    from fim_eval.generate import Request, RunResult
     from fim_eval.recipe import Prepared
     from fim_eval.sandbox import Jail
 
@@ -234,16 +236,24 @@ async def probed(request: Request) -> Request:
     return replace(request, probe=found)
 
 
+@contextmanager
+def asking(engine: Engine, ray_address: str | None) -> Iterator[Elsewhere | None]:
+    """Who asks by an engine; None for this process. Says what it joins."""
+    with cluster_of(engine, ray_address) as cluster:
+        if cluster is None:
+            yield None
+            return
+        with cluster.asking() as elsewhere:
+            say(f"Ray: {cluster.nodes()} nodes ask, with the keys of their own environment")
+            yield elsewhere
+
+
 def api_key(variable: str) -> str | None:
     """The key in an environment variable; None if it is unset or empty.
 
     Raises:
         EndpointError: it holds what no HTTP header can carry; the message does not show it.
     """
-    key = os.environ.get(variable, "").strip()
-    if not (key.isascii() and (key.isprintable())) or " " in key:
-        raise EndpointError(
-            f"the key in {variable} holds a space, a line break or a letter outside ASCII, which "
-            "no HTTP header can carry; set it again"
-        )
-    return key or None
+    from fim_eval.transport import key_in
+
+    return key_in(os.environ, variable)

@@ -14,7 +14,7 @@ import pytest
 from fim_eval.errors import ClusterError, IsolationError
 from fim_eval.records import Problem, Verdict
 from fim_eval.sandbox import Jail, find_jail
-from fim_eval.verdicts import read_verdicts
+from fim_eval.verdicts import read_sessions, read_verdicts
 from fim_eval.verify import Candidate, JudgeSettings, Watcher, judge_candidates
 from tests.data_paths import quiet
 
@@ -124,28 +124,35 @@ def test_a_node_lost_on_the_way_costs_no_verdict(
     assert facts(read_verdicts(there)) == facts(read_verdicts(here))
 
 
-def test_a_node_that_does_not_isolate_as_asked_is_refused(
-    cluster: tuple[Any, list[Any]], tmp_path: Path, jail: Jail, monkeypatch: pytest.MonkeyPatch
+def test_a_node_without_bubblewrap_is_refused_by_name_and_what_came_before_stays(
+    cluster: tuple[Any, list[Any]], tmp_path: Path, jail: Jail
 ) -> None:
-    from fim_eval import cluster as module
+    from fim_eval.cluster import joined
 
-    def weaker(jobs: object, isolation: str) -> str:  # noqa: ARG001  as a node without bubblewrap
-        return f"node elsewhere: does not offer isolation {isolation}: bubblewrap is not installed"
-
-    monkeypatch.setattr(module, "_judge", weaker)
+    if jail.isolation != "namespaces":
+        pytest.skip("this machine offers no namespaces, of which a node could have less")
+    made, _ = cluster
+    # A real node, whose processes find neither bubblewrap nor setpriv.
+    made.add_node(num_cpus=1, object_store_memory=80 << 20, env_vars={"PATH": "/nonexistent"})
+    made.wait_for_nodes()
     watcher = Watcher(on_start=lambda *_: None, on_verdict=lambda _: None, notice=quiet)
-    with (
-        module.joined(cluster[0].address) as ray_cluster,
-        pytest.raises(IsolationError, match=f"node elsewhere: .* {jail.isolation}"),
-    ):
+    there = tmp_path / "run"
+    refusal = rf"node {os.uname().nodename}: does not offer isolation namespaces: bubblewrap"
+    with joined(made.address) as ray_cluster, pytest.raises(IsolationError, match=refusal):
         judge_candidates(
-            {tmp_path / "run": candidates(4)},
+            {there: candidates(400)},
             {"Made/1": PROBLEM},
             jail,
             SETTINGS,
             watcher,
             execute=ray_cluster.run_jobs,
         )
+    # Whatever was judged was judged in the tier that the session names.
+    verdicts = read_verdicts(there)
+    (session,) = read_sessions(there)
+    assert session.isolation == "namespaces"
+    assert {verdict.outcome for verdict in verdicts.values()} <= {"passed", "wrong-answer", "error"}
+    assert len(verdicts) < 400
 
 
 def test_without_an_address_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

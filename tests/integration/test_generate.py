@@ -18,8 +18,9 @@ import polars.testing
 import pytest
 from sentencepiece import SentencePieceTrainer
 
+from fim_eval.errand import Outcome
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
-from fim_eval.generate import Outcome, Request, RunResult, run
+from fim_eval.generate import Request, RunResult, run
 from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
 from fim_eval.merge import merge_runs
 from fim_eval.order import is_audited

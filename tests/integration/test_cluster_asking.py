@@ -1,0 +1,252 @@
+"""Asking from a real Ray cluster of several nodes on this machine, one of which is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fim_eval.journal import GENERATIONS, read_outcomes
+from tests.integration import (
+    environment,
+    fim_eval,
+    made_tasks,
+    start_fim_eval,
+    wait_until,
+    write_tasks,
+)
+from tests.integration.fake_server import FakeServer
+
+pytest.importorskip("ray", reason="an extra: pip install -e '.[ray]'")
+
+KEY_ENV, KEY = "FIM_EVAL_TEST_KEY", "a-secret-key"
+TASKS = 160
+
+CLUSTER = """\
+import sys
+from ray.cluster_utils import Cluster
+memory = 80 << 20
+head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = []
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    if line == "lose\\n":
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+    else:
+        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=memory))
+        cluster.wait_for_nodes()
+    print("done", flush=True)
+cluster.shutdown()
+"""
+"""A head that does not ask, and nodes that do, brought and killed as it is told.
+
+A process of its own, so that its environment is not that of the command."""
+
+
+class Nodes:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._living = 0
+        self.address = self._line()
+
+    def bring(self, count: int) -> None:
+        while self._living < count:
+            self._tell("bring")
+            self._living += 1
+
+    def lose_one(self) -> None:
+        """Kill every process of a node."""
+        self._tell("lose")
+        self._living -= 1
+
+    def _tell(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        assert self._line() == "done"
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            env=environment(**{KEY_ENV: KEY, "RAY_USAGE_STATS_ENABLED": "0"}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        try:
+            made = Nodes(process)
+            assert ":" in made.address, log.read_text()
+            yield made
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """Two that ask."""
+    cluster.bring(2)
+    return cluster
+
+
+@pytest.fixture
+def mock(tmp_path: Path) -> Iterator[str]:
+    """The package's own server, which takes 0.2 s for an answer; its base URL."""
+    write_tasks(tmp_path / "tasks.jsonl", made_tasks(TASKS))
+    made = fim_eval(
+        "prompts", "--tasks", "tasks.jsonl", "--model", "mock", "--strategy", "lr",
+        "--out", "prompts.jsonl", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    server = start_fim_eval(
+        "mock-server", "--prompts", "prompts.jsonl", "--first-token-ms", "200", cwd=tmp_path
+    )
+    try:
+        assert server.stderr is not None
+        ready = re.search(r"http://\S+/v1", server.stderr.readline())
+        assert ready is not None
+        yield ready[0]
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def answered_by(endpoint: str) -> int:
+    """Prompts that a mock server has answered."""
+    with urllib.request.urlopen(endpoint.removesuffix("/v1") + "/metrics") as response:  # noqa: S310
+        told = response.read().decode()
+    (count,) = re.findall(r"vllm:request_success_total\{[^}]*\} (\d+)", told)
+    return int(count)
+
+
+def run(endpoint: str, out: str, *more: str, model: str = "mock") -> list[str]:
+    return [
+        "run", "--tasks", "tasks.jsonl", "--endpoint", endpoint, "--model", model,
+        "--strategy", "lr", "--out", out, "--batch", "4", "--max-concurrency", "16", *more,
+    ]  # fmt: skip
+
+
+def on_ray(nodes: Nodes) -> tuple[str, ...]:
+    return ("--engine", "ray", "--ray-address", nodes.address)
+
+
+def answers(path: Path) -> dict[Any, dict[str, Any]]:
+    """All of each answer but how often and when it was asked."""
+    when = {"attempts", "segment", "sent_ns", "elapsed_ns"}
+    return {
+        key: found.model_dump(exclude=when)
+        for key, found in read_outcomes(path).generations.items()
+    }
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_node_lost_on_the_way_costs_no_answer_and_doubles_none(
+    tmp_path: Path, mock: str, nodes: Nodes
+) -> None:
+    done = fim_eval(*run(mock, "plain"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before = answered_by(mock)
+    running = start_fim_eval(*run(mock, "spread", *on_ray(nodes)), cwd=tmp_path)
+    journal = tmp_path / "spread" / GENERATIONS
+    wait_until(lambda: lines(journal) > 20 or running.poll() is not None, "answers", 90)
+    assert running.poll() is None, running.communicate()[1]
+    nodes.lose_one()
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    assert "Ray: 2 nodes ask" in errors
+    assert answers(tmp_path / "spread") == answers(tmp_path / "plain")
+    assert lines(journal) == TASKS
+    # What the lost node was asking, at most all that was in flight; and one sign of life.
+    assert TASKS + 1 < answered_by(mock) - before <= TASKS + 1 + 16
+    names = {path.name for path in (tmp_path / "plain").iterdir()}
+    assert {path.name for path in (tmp_path / "spread").iterdir()} == names
+    manifests = [
+        json.loads((tmp_path / name / "manifest.json").read_bytes()) for name in ("plain", "spread")
+    ]
+    for manifest in manifests:
+        del manifest["created_at"]
+    assert manifests[0] == manifests[1]
+
+
+def test_a_killed_driver_has_only_what_was_in_flight_asked_again(
+    tmp_path: Path, mock: str, nodes: Nodes
+) -> None:
+    command = run(mock, "out", *on_ray(nodes))
+    running = start_fim_eval(*command, cwd=tmp_path)
+    journal = tmp_path / "out" / GENERATIONS
+    wait_until(lambda: lines(journal) > 20 or running.poll() is not None, "answers", 90)
+    running.kill()
+    running.communicate()
+    assert lines(journal) < TASKS
+    done = fim_eval(*command, cwd=tmp_path, limit_s=120)
+    assert done.returncode == 0, done.stderr
+    assert lines(journal) == len(answers(tmp_path / "out")) == TASKS
+    # A sign of life of each session beside them.
+    assert TASKS + 2 <= answered_by(mock) <= TASKS + 2 + 16
+
+
+def test_when_the_last_node_is_lost_the_run_ends_in_a_sentence(
+    tmp_path: Path, mock: str, nodes: Nodes
+) -> None:
+    running = start_fim_eval(*run(mock, "out", *on_ray(nodes)), cwd=tmp_path)
+    journal = tmp_path / "out" / GENERATIONS
+    wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 90)
+    assert running.poll() is None, running.communicate()[1]
+    nodes.lose_one()
+    nodes.lose_one()
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "no node with a processor left; what was done is on disk" in errors
+    assert "Traceback" not in errors
+
+
+def test_nodes_send_the_key_of_their_own_environment_and_nobody_tells_it(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    write_tasks(tmp_path / "tasks.jsonl", made_tasks(12))
+    with FakeServer(api_key=KEY) as server:
+        command = run(server.endpoint, "out", *on_ray(nodes), model="fake-model")
+        there = fim_eval(
+            *command,
+            "--api-key-env",
+            KEY_ENV,
+            cwd=tmp_path,
+            env=environment(**{KEY_ENV: KEY}),
+            limit_s=120,
+        )
+        command[command.index("out")] = "other"
+        not_there = fim_eval(
+            *command, "--api-key-env", "FIM_EVAL_OTHER",
+            cwd=tmp_path, env=environment(FIM_EVAL_OTHER=KEY), limit_s=120,
+        )  # fmt: skip
+    assert there.returncode == 0, there.stderr
+    assert lines(tmp_path / "out" / GENERATIONS) == 12
+    assert not_there.returncode == 1
+    assert "has no API key in FIM_EVAL_OTHER; set it there before `ray start`" in not_there.stderr
+    for told in (there, not_there):
+        assert KEY not in told.stdout + told.stderr
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes()
