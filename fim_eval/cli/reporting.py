@@ -53,20 +53,27 @@ def report(
 
     is_parent = len(paths) == 1 and not has_manifest(paths[0])
     shown = named_policies(policies)
-    runs = tell(paths, out or (paths[0] if is_parent else None), as_json=as_json, policies=shown)
+    runs = tell(
+        paths,
+        out or (paths[0] if is_parent else None),
+        as_json=as_json,
+        policies=shown,
+        browse=out is not None,
+    )
     if out is not None:
         write_report(runs, out, resamples=resamples, seed=seed)
 
 
 def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, seed: int) -> None:
-    """Write the whole report over `runs` into `folder`, and say the answer."""
-    from fim_eval.report import findings, write_findings
+    """Write the whole report over `runs`, read with `browse`, into `folder`; say the answer."""
+    from fim_eval.report import findings, join_browsed, write_findings
     from fim_eval.report.page import write_report_page
 
     found = findings(runs, seed=seed, resamples=resamples)
+    tasks = join_browsed([run.browsed for run in runs if run.browsed is not None])
     written = [
         *write_findings(found, runs, folder),
-        *write_report_page(found, [run.path for run in runs], folder, workers=cores()),
+        *write_report_page(found, tasks, folder),
     ]
     say(found.answer[0])
     say(f"{folder}: {', '.join(path.name for path in written)}")
@@ -144,17 +151,19 @@ def tell(
     *,
     as_json: bool,
     policies: Sequence[Policy] = (),
+    browse: bool = False,
 ) -> list[ScoredRun]:
     """Print the table of the runs; store it in `folder`, and each run's own beside its manifest.
 
-    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all. Returns the runs.
+    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all. Returns the runs, with
+    `browse` as `write_report` takes them.
     """
     import polars as pl
     from rich.console import Console
 
     from fim_eval.report import find_runs, read_scored, show, store, summarise
 
-    runs = read_scored(find_runs(paths), workers=cores())
+    runs = read_scored(find_runs(paths), workers=cores(), browse=browse)
     if len({run.manifest.identity.tasks_sha256 for run in runs}) > 1:
         say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
     summary = summarise(pl.concat([run.scores for run in runs]))

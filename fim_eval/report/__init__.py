@@ -1,6 +1,7 @@
 """Run directories in, tables out. Reads only; never asks a model, never runs code."""
 
 from fim_eval.report.analysis import findings
+from fim_eval.report.browser import join_browsed
 from fim_eval.report.calibration import beside_published, show_calibration
 from fim_eval.report.comparison import compare, show_comparison
 from fim_eval.report.files import write_findings
@@ -14,6 +15,7 @@ __all__ = [
     "compare",
     "find_runs",
     "findings",
+    "join_browsed",
     "read_scored",
     "score_run",
     "show",

@@ -1,32 +1,19 @@
-"""Run directories in, tasks out as a person looks at them: a hole, and what each model made of it.
+"""Tasks as a person looks at them: a hole, and what each model made of it.
 
-The same join as `report.table`, told by task instead of counted. Knows no page.
+What `report.table` counts, told by task. Knows no file and no page.
 """
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from rapidfuzz.distance import Levenshtein
 
-from fim_eval.journal import (
-    GENERATIONS,
-    TASKS,
-    Outcomes,
-    read_manifest,
-    read_outcomes,
-    read_tasks,
-)
-from fim_eval.judge import program_key
+from fim_eval.journal import Outcomes
 from fim_eval.metrics import exact_match
-from fim_eval.postprocess import POLICIES, filled_middle, filled_program
-from fim_eval.records import Completion, InfillTask, RequestFailure, Verdict
-from fim_eval.verdicts import read_references, read_verdicts
+from fim_eval.records import Completion, InfillTask, RequestFailure
+from fim_eval.report.filled import FilledRun, FilledTask
 from fim_eval.words import NO_VERDICT, Kind, Policy, Strategy, VerdictOutcome
 
 
@@ -98,39 +85,66 @@ class Browsed:
     tasks: tuple[BrowsedTask, ...]
 
 
-def read_browsed(runs: Sequence[Path], *, workers: int = 1) -> Browsed:
-    """The tasks of run directories, each once, with the answers of all runs that asked it.
+@dataclass(frozen=True, slots=True)
+class BrowsedRun:
+    """One run's part of `Browsed`."""
+
+    path: str
+    answerer: Answerer
+    size: float
+    """Parameters; infinite where they are not known."""
+
+    tasks: tuple[InfillTask, ...]
+    answers: tuple[Answer, ...]
+    """To each task."""
+
+    sensitive: tuple[bool | None, ...]
+    """Of each task, see `BrowsedTask`."""
+
+
+def browsed_run(run: FilledRun) -> BrowsedRun:
+    """What a person looks at of a run."""
+    card = run.manifest.card
+    return BrowsedRun(
+        path=str(run.path),
+        answerer=Answerer(run.manifest.identity.model, run.manifest.identity.strategy),
+        size=card.parameters if card else float("inf"),
+        tasks=tuple(filled.task for filled in run.tasks),
+        answers=tuple(
+            _answer(filled, run.manifest.identity.strategy, run.outcomes) for filled in run.tasks
+        ),
+        sensitive=tuple(
+            None
+            if filled.floor is None or filled.floor.outcome in NO_VERDICT
+            else filled.floor.outcome != "passed"
+            for filled in run.tasks
+        ),
+    )
+
+
+def join_browsed(runs: Sequence[BrowsedRun]) -> Browsed:
+    """The tasks of runs, each once, with the answers of all runs that asked it.
 
     Tasks stand in the order of the first run that asked them; answerers by size, then name, then
     strategy. Two tasks of one id are one only if they are one text.
-
-    Args:
-        runs: run directories.
-        workers: processes to share them, if there is much to read. They are spawned, so with more
-            than one a script of yours must guard its `__main__`.
-
-    Raises:
-        RunDirectoryError: a run cannot be read.
     """
     tasks: dict[_Key, InfillTask] = {}
     sensitive: dict[_Key, bool] = {}
     answers: dict[Answerer, dict[_Key, Answer]] = {}
     places: dict[Answerer, tuple[float, str, int, int]] = {}
-    for path, read in zip(runs, _read_all(runs, workers), strict=True):
-        own = dict(zip(map(_key, read.tasks), read.answers, strict=True))
-        for key, task in zip(own, read.tasks, strict=True):
+    for run in runs:
+        own = dict(zip(map(_key, run.tasks), run.answers, strict=True))
+        for key, task in zip(own, run.tasks, strict=True):
             tasks.setdefault(key, task)
         sensitive.update(
-            (key, known)
-            for key, known in zip(own, read.sensitive, strict=True)
-            if known is not None
+            (key, known) for key, known in zip(own, run.sensitive, strict=True) if known is not None
         )
-        answerer = read.answerer
+        answerer = run.answerer
         if not answers.get(answerer, {}).keys().isdisjoint(own):
-            answerer = Answerer(answerer.model, answerer.strategy, str(path))
+            answerer = Answerer(answerer.model, answerer.strategy, run.path)
         answers.setdefault(answerer, {}).update(own)
         places[answerer] = (
-            read.size, answerer.model, _STRATEGIES.index(answerer.strategy), len(places),
+            run.size, answerer.model, _STRATEGIES.index(answerer.strategy), len(places),
         )  # fmt: skip
     answerers = tuple(sorted(places, key=places.__getitem__))
     return Browsed(
@@ -152,92 +166,24 @@ def read_browsed(runs: Sequence[Path], *, workers: int = 1) -> Browsed:
 
 
 _Key = tuple[str, str, str, str]
-_PARALLEL_BYTES = 4 << 20
-"""Below so much to read, starting processes costs more than it spares."""
 
 
 def _key(task: InfillTask) -> _Key:
     return task.task_id, task.prefix, task.middle, task.suffix
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One run directory."""
-
-    answerer: Answerer
-    size: float
-    """Parameters; infinite where they are not known."""
-
-    tasks: list[InfillTask]
-    answers: list[Answer]
-    sensitive: list[bool | None]
-
-
-def _read_all(runs: Sequence[Path], workers: int) -> list[_Read]:
-    files = (path / name for path in runs for name in (TASKS, GENERATIONS))
-    size = sum(file.stat().st_size for file in files if file.exists())
-    workers = min(workers, len(runs))
-    if size < _PARALLEL_BYTES or workers < 2:
-        return [_read(path) for path in runs]
-    context = multiprocessing.get_context("spawn")
-    # A fifth of the time went into looking for cycles among records, which have none.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
-        return list(pool.map(_read, runs))
-
-
-def _read(path: Path) -> _Read:
-    manifest = read_manifest(path)
-    strategy = manifest.identity.strategy
-    outcomes = read_outcomes(path)
-    verdicts = _Verdicts(path)
-    tasks = read_tasks(path)
-    floors = [verdicts.of(task, "") for task in tasks]
-    return _Read(
-        answerer=Answerer(manifest.identity.model, strategy),
-        size=manifest.card.parameters if manifest.card else float("inf"),
-        tasks=tasks,
-        answers=[_answer(task, strategy, outcomes, verdicts) for task in tasks],
-        sensitive=[
-            None if floor is None or floor.outcome in NO_VERDICT else floor.outcome != "passed"
-            for floor in floors
-        ],
-    )
-
-
 _STRATEGIES: tuple[Strategy, ...] = ("lr", "lr-rerank", "fewshot", "fim-psm", "fim-spm")
 
 
-class _Verdicts:
-    """The verdicts of a run directory, by task and middle."""
-
-    def __init__(self, path: Path) -> None:
-        self._verdicts = read_verdicts(path)
-        self._tests = {
-            name: reference.tests_sha256 for name, reference in read_references(path).items()
-        }
-
-    def of(self, task: InfillTask, middle: str) -> Verdict | None:
-        tests = self._tests.get(task.problem_id)
-        if tests is None:
-            return None
-        return self._verdicts.get(program_key(filled_program(task, middle), tests))
-
-
-def _answer(
-    task: InfillTask, strategy: Strategy, outcomes: Outcomes, verdicts: _Verdicts
-) -> Answer:
-    completion = outcomes.answer(task.task_id, strategy)
+def _answer(filled: FilledTask, strategy: Strategy, outcomes: Outcomes) -> Answer:
+    task, completion = filled.task, filled.answer
     if completion is None:
         return Answer((), _failure(task.task_id, strategy, outcomes), met_limit=False)
-    policies: dict[str, list[Policy]] = {}
-    for policy in POLICIES:
-        policies.setdefault(filled_middle(policy, completion.text, task), []).append(policy)
     fillings = []
-    for middle, alike in policies.items():
-        verdict = verdicts.of(task, middle)
+    for middle, verdict in filled.verdicts.items():
         fillings.append(
             Filling(
-                policies=tuple(alike),
+                policies=tuple(policy for policy, one in filled.middles.items() if one == middle),
                 middle=middle,
                 exact_match=exact_match(middle, task.middle),
                 edit_distance=Levenshtein.distance(middle, task.middle),

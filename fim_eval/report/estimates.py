@@ -7,10 +7,10 @@ draws: a report asks thousands.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ from fim_eval.statistics import (
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Answer:
     p_mcnemar: float | None = None
 
 
+Later = Callable[[Sequence[Answer]], T]
+"""Makes a record once all questions are answered."""
+
+
 @dataclass
 class Questions:
     """Collects questions. Their numbers are those of `answers`."""
@@ -98,7 +104,8 @@ class Questions:
         sums = [_sums(values, tested, starts) for values, tested in self.asked]
         for one in sums:
             groups.setdefault(one.problems.tobytes(), []).append(one)
-        for group in groups.values():
+        # Those over equally many problems share their draws.
+        for group in sorted(groups.values(), key=lambda group: len(group[0].problems)):
             _solve(group, seed=seed, resamples=resamples)
         return [one.answer for one in sums]
 

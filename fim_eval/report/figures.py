@@ -255,10 +255,10 @@ def _estimate(estimate: Estimate, scale: float = 100) -> Shown | None:
 def _coloured(names: Sequence[str], colours: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape of the same names, in one legend."""
     shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(names))]
-    legend = alt.Legend(title=None)
+    legend = {"title": None}
     return (
-        alt.Color("series:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
-        alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+        alt.Color("series:N", scale={"domain": names, "range": colours}, legend=legend),
+        alt.Shape("series:N", scale={"domain": names, "range": shapes}, legend=legend),
     )
 
 
@@ -268,7 +268,7 @@ def _panels(layers: Chart, data: Sequence[Shown], panels: Sequence[str], columns
     if list(panels) == [""]:
         layers.data = values
         return layers
-    facet = alt.Facet("panel:N", sort=list(panels), header=alt.Header(title=None))
+    facet = alt.Facet("panel:N", sort=list(panels), header={"title": None})
     return layers.facet(facet=facet, data=values, columns=columns).resolve_axis(x="independent")
 
 
@@ -285,22 +285,31 @@ def _intervals(
         rest = y if across == "x" else x
         return {**rest, ends[0]: start, ends[1]: last}
 
-    base = alt.Chart()
     return [
-        base.mark_rule(strokeWidth=1.5, opacity=0.85).encode(**along("low", "high"), color=colour),
-        base.transform_filter("datum.open")
-        .mark_rule(strokeWidth=7, opacity=0.4)
+        _marks("rule", strokeWidth=1.5, opacity=0.85).encode(**along("low", "high"), color=colour),
+        _marks("rule", strokeWidth=7, opacity=0.4)
+        .transform_filter("datum.open")
         .encode(**along("least", "most"), color=colour),
-        base.mark_point(filled=True, size=70, opacity=1).encode(
+        _marks("point", filled=True, size=70, opacity=1).encode(
             **x, **y, color=colour, shape=shape
         ),
     ]
 
 
+def _marks(shape: Literal["point", "rule", "line"], **said: float | str | list[int]) -> Chart:
+    """A chart of such marks.
+
+    In dictionaries, here and in encodings, because a chart is copied at every step of building it:
+    altair's own objects copy every property that they might have.
+    """
+    mark: Any = {"type": shape, **said}
+    return alt.Chart(mark=mark)
+
+
 def _hollow(where: str) -> Chart:
     """Marks over marks, so that these look empty."""
-    mark = alt.Chart().transform_filter(where)
-    return mark.mark_point(filled=True, size=22, opacity=1, color=PAPER["light"])
+    marks = _marks("point", filled=True, size=22, opacity=1, color=PAPER["light"])
+    return marks.transform_filter(where)
 
 
 def _unlisted(shape: alt.Shape) -> alt.Shape:
@@ -344,31 +353,34 @@ def _scaling(findings: Findings, metric: Metric, name: str) -> Figure | None:
             x: Any = alt.X(
                 "size:Q",
                 title="parameters",
-                scale=alt.Scale(
-                    type="log", base=2, nice=False, domain=[min(ticks) / 1.35, max(ticks) * 1.35]
-                ),
-                axis=alt.Axis(values=ticks, labelExpr=f"({words})[datum.value]", grid=False),
+                scale={
+                    "type": "log",
+                    "base": 2,
+                    "nice": False,
+                    "domain": [min(ticks) / 1.35, max(ticks) * 1.35],
+                },
+                axis={"values": ticks, "labelExpr": f"({words})[datum.value]", "grid": False},
             )
         else:
             x = alt.X(
                 "model:N",
                 title=None,
                 sort=[f"{shorts[model]} ({told_size(sizes[model])})" for model in models],
-                axis=alt.Axis(labelAngle=-30, grid=False),
+                axis={"labelAngle": -30, "grid": False},
             )
         top = max(datum["high"] for datum in data)
         y = alt.Y(
             "value:Q",
             title=f"{METRICS[metric]}, %",
-            scale=alt.Scale(domain=[0, 100 if top > 50 else max(5, top * 1.1)]),
-            axis=alt.Axis(tickCount=5),
+            scale={"domain": [0, 100 if top > 50 else max(5, top * 1.1)]},
+            axis={"tickCount": 5},
         )
         places: Shown = {"x": x}
         if not by_size:
             places["xOffset"] = alt.XOffset("series:N", sort=strategies)
         layers = _intervals(places, {"y": y}, colour, shape, "y")
         if by_size:
-            layers.insert(0, alt.Chart().mark_line(strokeWidth=2).encode(x=x, y=y, color=colour))
+            layers.insert(0, _marks("line", strokeWidth=2).encode(x=x, y=y, color=colour))
         layers.append(_hollow("datum.open").encode(**places, y=y, shape=_unlisted(shape)))
         return _panels(
             alt.layer(*layers).properties(width=width, height=height), data, kinds, columns
@@ -414,12 +426,12 @@ def _differences(findings: Findings, metric: Metric) -> Figure | None:
     order = sorted(names, key=names.__getitem__)
 
     def chart(width: int, columns: int) -> Chart:
-        x = alt.X("value:Q", title="percentage points", axis=alt.Axis(tickCount=6))
+        x = alt.X("value:Q", title="percentage points", axis={"tickCount": 6})
         y: Shown = {
-            "y": alt.Y("pair:N", title=None, sort=order, axis=alt.Axis(grid=False)),
+            "y": alt.Y("pair:N", title=None, sort=order, axis={"grid": False}),
             "yOffset": alt.YOffset("series:N", sort=present),
         }
-        zero = alt.Chart().mark_rule(color=MUTED["light"], strokeDash=[3, 3])
+        zero = _marks("rule", color=MUTED["light"], strokeDash=[3, 3])
         layers = _intervals({"x": x}, y, colour, shape, "x")
         hollow = _hollow("!datum.shown").encode(x=x, **y, shape=_unlisted(shape))
         return _panels(
@@ -462,9 +474,9 @@ def _kinds(findings: Findings, metric: Metric) -> Figure | None:
     panels = [each for each in strategies_of(findings) if any(d["panel"] == each for d in data)]
 
     def chart(width: int, columns: int) -> Chart:
-        x = alt.X("value:Q", title=f"{METRICS[metric]}, %", axis=alt.Axis(tickCount=5))
+        x = alt.X("value:Q", title=f"{METRICS[metric]}, %", axis={"tickCount": 5})
         y: Shown = {
-            "y": alt.Y("kind:N", title=None, sort=list(kinds), axis=alt.Axis(grid=False)),
+            "y": alt.Y("kind:N", title=None, sort=list(kinds), axis={"grid": False}),
             "yOffset": alt.YOffset("series:N", sort=models),
         }
         hollow = _hollow("datum.open").encode(x=x, **y, shape=_unlisted(shape))
@@ -510,13 +522,15 @@ def _length(findings: Findings, metric: Metric) -> Figure | None:
                 "group:N",
                 title="characters of the reference",
                 sort=order,
-                axis=alt.Axis(
-                    labelAngle=0 if width > 75 * len(order) else -40, grid=False, labelFontSize=11
-                ),
+                axis={
+                    "labelAngle": 0 if width > 75 * len(order) else -40,
+                    "grid": False,
+                    "labelFontSize": 11,
+                },
             ),
             "xOffset": alt.XOffset("series:N", sort=models),
         }
-        y = alt.Y("value:Q", title=f"{METRICS[metric]}, %", axis=alt.Axis(tickCount=5))
+        y = alt.Y("value:Q", title=f"{METRICS[metric]}, %", axis={"tickCount": 5})
         hollow = _hollow("datum.open").encode(**places, y=y, shape=_unlisted(shape))
         layers = alt.layer(*_intervals(places, {"y": y}, colour, shape, "y"), hollow)
         sized = layers.properties(width=width, height=height)

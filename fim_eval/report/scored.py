@@ -7,15 +7,17 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.journal import AUDIT, GENERATIONS, TASKS, has_manifest, read_manifest, read_problems
+from fim_eval.journal import AUDIT, GENERATIONS, TASKS, has_manifest, read_problems
 from fim_eval.records import JudgeRules, ReferenceRun, RunManifest
-from fim_eval.report.table import score_run
-from fim_eval.verdicts import read_references, read_sessions
+from fim_eval.report.browser import BrowsedRun, browsed_run
+from fim_eval.report.filled import read_filled
+from fim_eval.report.table import scores_of
 from fim_eval.words import Infills, Split
 
 OFFICIAL = "humaneval-infilling"
@@ -32,7 +34,7 @@ class ScoredRun:
     path: Path
     manifest: RunManifest
     scores: pl.DataFrame
-    """Of `table.score_run`."""
+    """Of `table.scores_of`."""
 
     splits: dict[str, Split]
     """Of problems; empty if the run came without them."""
@@ -46,6 +48,9 @@ class ScoredRun:
     isolation: str | None
     """Of the last session of judging; None: not judged."""
 
+    browsed: BrowsedRun | None = None
+    """What a person looks at of it; None unless asked for."""
+
     audit: ScoredRun | None = None
     """A part of its tasks, asked again: the run directory `AUDIT` inside of it; None: there is
     none."""
@@ -57,13 +62,16 @@ class ScoredRun:
         return facts.dataset.name if facts else "unknown"
 
 
-def read_scored(paths: Sequence[Path], *, workers: int = 1) -> list[ScoredRun]:
+def read_scored(
+    paths: Sequence[Path], *, workers: int = 1, browse: bool = False
+) -> list[ScoredRun]:
     """Score run directories, in their order.
 
     Args:
         paths: of them.
         workers: processes to share the work if there is much of it. They are spawned, so with more
             than one a script of yours must guard its `__main__`.
+        browse: whether to keep what a person looks at, too.
 
     Raises:
         RunDirectoryError: one cannot be read.
@@ -76,25 +84,26 @@ def read_scored(paths: Sequence[Path], *, workers: int = 1) -> list[ScoredRun]:
     )
     workers = min(workers, len(paths))
     if size < _PARALLEL_BYTES or workers < 2:
-        return [_scored(path) for path in paths]
+        return [_scored(path, browse=browse) for path in paths]
     # Not forked: polars has threads of its own.
     context = multiprocessing.get_context("spawn")
     # A fifth of the time went into looking for cycles among records, which have none.
     with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
-        return list(pool.map(_scored, paths))
+        return list(pool.map(partial(_scored, browse=browse), paths))
 
 
-def _scored(path: Path) -> ScoredRun:
-    sessions = read_sessions(path)
+def _scored(path: Path, *, browse: bool) -> ScoredRun:
+    run = read_filled(path)
     return ScoredRun(
         path=path,
-        manifest=read_manifest(path),
-        scores=score_run(path),
+        manifest=run.manifest,
+        scores=scores_of(run),
         splits={problem.problem_id: problem.split for problem in read_problems(path)},
-        references=read_references(path),
-        rules=sessions[-1].rules if sessions else None,
-        isolation=sessions[-1].isolation if sessions else None,
-        audit=_scored(path / AUDIT) if has_manifest(path / AUDIT) else None,
+        references=dict(run.references),
+        rules=run.sessions[-1].rules if run.sessions else None,
+        isolation=run.sessions[-1].isolation if run.sessions else None,
+        browsed=browsed_run(run) if browse else None,
+        audit=_scored(path / AUDIT, browse=False) if has_manifest(path / AUDIT) else None,
     )
 
 

@@ -14,13 +14,19 @@ from pathlib import Path
 
 import polars as pl
 
-from fim_eval.journal import Outcomes, read_manifest, read_outcomes, read_segments, read_tasks
-from fim_eval.judge import program_key
+from fim_eval.journal import Outcomes
 from fim_eval.metrics import score_columns, tpot_ms
-from fim_eval.postprocess import POLICIES, filled_middle, filled_program
+from fim_eval.postprocess import POLICIES
 from fim_eval.prompt import FILL_END
-from fim_eval.records import Completion, InfillTask, Likelihood, RequestFailure, RunIdentity
-from fim_eval.verdicts import read_references, read_sessions, read_verdicts
+from fim_eval.records import (
+    Completion,
+    InfillTask,
+    Likelihood,
+    RequestFailure,
+    RunIdentity,
+    Verdict,
+)
+from fim_eval.report.filled import FilledRun, read_filled
 from fim_eval.words import NO_VERDICT, Policy, Strategy, VerdictOutcome
 
 GROUP = ("model", "strategy", "kind", "policy")
@@ -29,7 +35,16 @@ NOT_ASKED = "not-asked"
 
 
 def score_run(path: Path) -> pl.DataFrame:
-    """One row per task and policy of the run directory at `path`.
+    """`scores_of` the run directory at `path`.
+
+    Raises:
+        RunDirectoryError: it cannot be read.
+    """
+    return scores_of(read_filled(path))
+
+
+def scores_of(run: FilledRun) -> pl.DataFrame:
+    """One row per task and policy of a run.
 
     Columns: model str, parameters i64 (null: not in our table), infills str, strategy str, kind
     str, policy str, problem_id str, task_id str, task_sha256 str (of its prefix, middle and
@@ -46,23 +61,14 @@ def score_run(path: Path) -> pl.DataFrame:
     bool (the reference answers' probability was asked), gold_bits f64 of the reference middle,
     gold_characters i64 of it, gold_end_bits f64 of what ends it, null where not known.
     """
-    judged = _Judged(path)
-    manifest = read_manifest(path)
-    outcomes = read_outcomes(path)
-    asked_gold = any(segment.gold for segment in read_segments(path))
+    manifest, outcomes = run.manifest, run.outcomes
     strategy = manifest.identity.strategy
     rows: dict[Policy, list[tuple[object, ...]]] = {policy: [] for policy in POLICIES}
     answers: dict[Policy, list[str]] = {policy: [] for policy in POLICIES}
-    tasks = read_tasks(path)
-    for task in tasks:
-        answer = outcomes.answer(task.task_id, strategy)
+    for task, answer, middles, verdicts, floor in run.tasks:
         gold = outcomes.likelihoods.get((task.task_id, strategy, 0, "gold"))
         known = gold if isinstance(gold, Likelihood) else None
-        empty = judged.outcome(task, "")
-        middles = {
-            policy: filled_middle(policy, answer.text, task) if answer else ""
-            for policy in POLICIES
-        }
+        empty = _outcome(floor)
         # Of an imported answer nothing but its text is known.
         ours = answer if isinstance(answer, Completion) else None
         of_task = (
@@ -76,15 +82,13 @@ def score_run(path: Path) -> pl.DataFrame:
             ours and _tokens(outcomes, task, strategy),
             ours and ours.segment, ours and ours.sent_ns, ours and ours.elapsed_ns,
             ours and ours.first_token_ns, ours and ours.last_token_ns,
-            judged.sessions > 0, empty and empty != "passed",
-            asked_gold, known and _bits(known.logprobs), known and known.characters,
+            bool(run.sessions), empty and empty != "passed",
+            run.asked_gold, known and _bits(known.logprobs), known and known.characters,
             known and (_bits(known.end_logprobs) if known.end_logprobs else None),
         )  # fmt: skip
-        verdicts: dict[str, VerdictOutcome | None] = {}
-        for policy, middle in middles.items():
-            if answer and middle not in verdicts:
-                verdicts[middle] = judged.outcome(task, middle)
-            verdict = verdicts.get(middle)
+        for policy in POLICIES:
+            middle = middles.get(policy, "")
+            verdict = _outcome(verdicts.get(middle))
             rows[policy].append((policy, *of_task, verdict, verdict and verdict == "passed"))
             answers[policy].append(middle)
     card = manifest.card
@@ -120,7 +124,7 @@ def score_run(path: Path) -> pl.DataFrame:
     }
     scores = score_columns(
         [middle for policy in POLICIES for middle in answers[policy]],
-        [task.middle for _ in POLICIES for task in tasks],
+        [filled.task.middle for _ in POLICIES for filled in run.tasks],
     )
     frame = pl.DataFrame(
         [row for policy in POLICIES for row in rows[policy]], schema=schema, orient="row"
@@ -175,23 +179,9 @@ def _bits(logprobs: Sequence[float]) -> float:
     return -math.fsum(logprobs) / math.log(2)
 
 
-class _Judged:
-    """The verdicts of a run directory, by task and answer."""
-
-    def __init__(self, path: Path) -> None:
-        self.sessions = len(read_sessions(path))
-        self._verdicts = read_verdicts(path)
-        self._tests = {
-            name: reference.tests_sha256 for name, reference in read_references(path).items()
-        }
-
-    def outcome(self, task: InfillTask, middle: str) -> VerdictOutcome | None:
-        """Of the task's program with this middle; None if there is no verdict on it."""
-        tests = self._tests.get(task.problem_id)
-        if tests is None:
-            return None
-        verdict = self._verdicts.get(program_key(filled_program(task, middle), tests))
-        return None if verdict is None or verdict.outcome in NO_VERDICT else verdict.outcome
+def _outcome(verdict: Verdict | None) -> VerdictOutcome | None:
+    """None if there is no verdict, by our fault or its data set's too."""
+    return None if verdict is None or verdict.outcome in NO_VERDICT else verdict.outcome
 
 
 def summarise(scores: pl.DataFrame) -> pl.DataFrame:

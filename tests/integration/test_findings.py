@@ -13,6 +13,7 @@ import orjson
 import polars as pl
 import pytest
 
+from fim_eval import lines as lines_module
 from fim_eval.errors import RunDirectoryError
 from fim_eval.postprocess import POLICIES
 from fim_eval.report import find_runs, findings, read_scored, summarise, write_findings
@@ -604,3 +605,22 @@ class TestTheCommand:
         write_study(in_process.folder / "runs", tasks, FOUR[:1])
         assert in_process("report", "runs").returncode == 0
         assert not (in_process.folder / "runs" / "report.json").exists()
+
+    def test_a_report_reads_each_journal_once(
+        self, in_process: InProcess, tasks: Suite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = [path.name for path in write_study(in_process.folder / "runs", tasks, FOUR[:2])]
+        read: list[tuple[str, str]] = []
+
+        def noted(path: Path) -> Iterator[bytes]:
+            read.append((path.parent.name, path.name))
+            return whole_lines(path)
+
+        whole_lines = lines_module._whole_lines
+        monkeypatch.setattr(lines_module, "_whole_lines", noted)
+        done = in_process("report", "runs", "--out", "out", "--resamples", "200")
+        assert done.returncode == 0, done.stderr
+        journals = [one for one in read if one[1] in {"generations.jsonl", "verdicts.jsonl"}]
+        assert sorted(journals) == sorted(
+            (name, file) for name in names for file in ("generations.jsonl", "verdicts.jsonl")
+        )

@@ -13,8 +13,7 @@ import pytest
 
 from fim_eval.interchange import export_run
 from fim_eval.journal import read_manifest, read_tasks
-from fim_eval.report import find_runs, findings, read_scored, score_run, summarise
-from fim_eval.report.browser import read_browsed
+from fim_eval.report import find_runs, findings, join_browsed, read_scored, score_run, summarise
 from tests.data_paths import infilling_path, needs_infilling
 from tests.integration import InProcess
 from tests.integration.simulated import Simulated, suite, write_run
@@ -240,7 +239,9 @@ def test_how_imported_answers_ended_is_told_as_unknown_everywhere(
     page = (folder / "out" / "index.html").read_text()
     assert "<td>unknown</td><td>unknown</td><td>0</td></tr>" in page
     assert "how they ended is not known" in (folder / "out" / "answer.md").read_text()
-    browsed = read_browsed([folder / "run"])
+    (read,) = read_scored([folder / "run"], browse=True)
+    assert read.browsed is not None
+    browsed = join_browsed([read.browsed])
     assert {answer.met_limit for task in browsed.tasks for answer in task.answers if answer} == {
         None
     }

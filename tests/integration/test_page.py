@@ -13,13 +13,20 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from fim_eval.postprocess import POLICIES
-from fim_eval.report.browser import Answer, Answerer, Browsed, BrowsedTask, Filling, read_browsed
+from fim_eval.report import join_browsed, read_scored
+from fim_eval.report.browser import Answer, Answerer, Browsed, BrowsedTask, Filling
 from fim_eval.report.page import write_page, write_report_page
 from tests.browser import AXE, CHROMIUM, NO_AXE, NO_CHROMIUM
 from tests.integration.test_report import make_run
 from tests.made_report import CODE_LLAMA, answered, made_browsed, made_findings
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+
+
+def read_browsed(paths: Sequence[Path], *, workers: int = 1) -> Browsed:
+    runs = read_scored(paths, workers=workers, browse=True)
+    return join_browsed([run.browsed for run in runs if run.browsed is not None])
+
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -473,14 +480,14 @@ def test_several_processes_read_what_one_reads(
     answers = [{"text": f"    return {place}\n"} for place in range(4)]
     runs = [make_run(tmp_path / name, answers, model=name) for name in ("one", "two", "three")]
     alone = read_browsed(runs)
-    monkeypatch.setattr("fim_eval.report.browser._PARALLEL_BYTES", 0)
+    monkeypatch.setattr("fim_eval.report.scored._PARALLEL_BYTES", 0)
     assert read_browsed(runs, workers=2) == alone
     assert len(alone.tasks) == 4
 
 
 def test_the_whole_report_page_is_written(chromium: Browser, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [{"text": "    return a\n"}] * 4)
-    paths = write_report_page(made_findings(), [run], tmp_path / "out")
+    paths = write_report_page(made_findings(), read_browsed([run]), tmp_path / "out")
     names = {str(path.relative_to(tmp_path / "out")) for path in paths}
     assert {"index.html", "figures/scaling.svg", "figures/scaling-dark.png"} <= names
     assert (tmp_path / "out/figures/scaling.png").read_bytes().startswith(b"\x89PNG")

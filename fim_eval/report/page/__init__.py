@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.report.browser import Browsed, read_browsed
+from fim_eval.report.browser import Browsed
 from fim_eval.report.figures import Drawn, draw, write_figures
 from fim_eval.report.findings import Findings
 from fim_eval.report.page.markup import Html, join, tag, text
@@ -28,26 +27,22 @@ PAGE = "index.html"
 FIGURES = "figures"
 
 
-def write_report_page(
-    findings: Findings, runs: Sequence[Path], folder: Path, *, workers: int = 1
-) -> list[Path]:
-    """Write the page of some run directories, and every figure as SVG and PNG; return the paths.
+def write_report_page(findings: Findings, tasks: Browsed, folder: Path) -> list[Path]:
+    """Write the page, and every figure as SVG and PNG; return the paths.
 
     Args:
         findings: what it says.
-        runs: run directories, for the browser of tasks.
+        tasks: for the browser of tasks.
         folder: for `index.html` and the folder `figures`.
-        workers: processes to read runs with; see `read_browsed`.
 
     Raises:
-        RunDirectoryError: a run cannot be read, or the folder not be written.
+        RunDirectoryError: the folder cannot be written.
     """
-    # Runs are read by processes of their own: the figures are drawn meanwhile.
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read_browsed, runs, workers=workers)
-        drawn = draw(findings)
-    page = write_page(findings, reading.result(), folder, drawn)
-    return [page, *write_figures(drawn, folder / FIGURES)]
+    drawn = draw(findings)
+    return [
+        write_page(findings, tasks, folder, drawn),
+        *write_figures(drawn, folder / FIGURES),
+    ]
 
 
 def write_page(

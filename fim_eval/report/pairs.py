@@ -1,0 +1,123 @@
+"""Differences between two models on the same tasks: estimated, tested, and told as a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from fim_eval.report.definitions import LOWER_IS_BETTER, RATES
+from fim_eval.report.estimates import Answer, Later, Questions, Values, combined
+from fim_eval.report.findings import Metric, Noise, Pair
+from fim_eval.report.noise import share
+from fim_eval.report.study import Cell, Study
+from fim_eval.statistics import detectable, holm
+
+SIGNIFICANT = 0.05
+
+
+def pairs(study: Study, questions: Questions) -> Iterator[Later[Pair]]:
+    """Every two models that are alike, by metric. What noise and Holm add is `judged`'s."""
+    for cell, metric, models in study.alike():
+        for (smaller, its), (larger, others) in combinations(models, 2):
+            difference = combined([its, others], [-1, 1])
+            if len(difference.tasks):
+                place = questions.ask(difference, tested=True)
+                counts = _both_ways(its, others) if metric in RATES else (None,) * 4
+                yield partial(_pair, (cell, metric), (smaller.name, larger.name), counts, place)
+
+
+def judged(pairs: Sequence[Pair], noise: Sequence[Noise]) -> tuple[Pair, ...]:
+    """The pairs with the noise floor, adjusted probabilities, and what follows from both."""
+    return tuple(_with_holm([_with_noise(pair, noise) for pair in pairs]))
+
+
+def _both_ways(smaller: Values, larger: Values) -> tuple[int, int, int, int]:
+    """Tasks that both have right, only the smaller, only the larger, neither; resolved ones."""
+    ours = smaller.where(np.isin(smaller.tasks, larger.tasks))
+    theirs = larger.where(np.isin(larger.tasks, ours.tasks))
+    known = (ours.low == ours.high) & (theirs.low == theirs.high)
+    one, other = ours.low[known] > 0, theirs.low[known] > 0
+    return (
+        int((one & other).sum()),
+        int((one & ~other).sum()),
+        int((~one & other).sum()),
+        int((~one & ~other).sum()),
+    )
+
+
+def _pair(
+    what: tuple[Cell, Metric],
+    names: tuple[str, str],
+    counts: tuple[int | None, ...],
+    place: int,
+    answers: Sequence[Answer],
+) -> Pair:
+    cell, metric = what
+    answer = answers[place]
+    both, only_smaller, only_larger, neither = counts
+    return Pair(
+        smaller=names[0],
+        larger=names[1],
+        strategy=cell.strategy,
+        kind=cell.kind,
+        policy=cell.policy,
+        metric=metric,
+        difference=answer.estimate,
+        both=both,
+        only_smaller=only_smaller,
+        only_larger=only_larger,
+        neither=neither,
+        p_mcnemar=answer.p_mcnemar,
+        p_permutation=answer.p_permutation,
+        p_holm=None,
+        noise=None,
+        detectable=None if not answer.error else detectable(answer.error),
+        finding="no difference shown",
+    )
+
+
+def _with_noise(pair: Pair, noise: Sequence[Noise]) -> Pair:
+    """The pair with the larger of its models' shares; None unless both are known."""
+    shares = [
+        share(one, pair.metric)
+        for name in (pair.smaller, pair.larger)
+        for one in noise
+        if (one.model, one.strategy) == (name, pair.strategy)
+    ]
+    known = [one for one in shares if one is not None]
+    return pair.model_copy(update={"noise": max(known)}) if len(known) == 2 else pair
+
+
+def _with_holm(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """The pairs with their probabilities adjusted in families, and what follows from these."""
+    families: dict[tuple[str, ...], list[Pair]] = {}
+    for pair in pairs:
+        key = (pair.strategy, pair.kind, pair.policy, pair.metric)
+        families.setdefault(key, []).append(pair)
+    for family in families.values():
+        chances = [1.0 if pair.p_permutation is None else pair.p_permutation for pair in family]
+        for pair, adjusted in zip(family, holm(chances), strict=True):
+            yield pair.model_copy(
+                update={
+                    "p_holm": None if pair.p_permutation is None else adjusted,
+                    "finding": _finding(pair, adjusted),
+                }
+            )
+
+
+def _finding(
+    pair: Pair, adjusted: float
+) -> Literal["larger better", "smaller better", "no difference shown", "below the noise"]:
+    least, most = pair.difference.least, pair.difference.most
+    if pair.noise is not None and least is not None and most is not None:
+        furthest = max(abs(least), abs(most))
+        if 0 < furthest < pair.noise:
+            return "below the noise"
+    if adjusted >= SIGNIFICANT or least is None or most is None:
+        return "no difference shown"
+    goes_up = least > 0
+    return "larger better" if goes_up != (pair.metric in LOWER_IS_BETTER) else "smaller better"
