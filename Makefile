@@ -10,6 +10,7 @@ SERVER_VENV := .venv-server
 BIN := $(VENV)/bin
 SMOLLM2 := .cache/smollm2-135m
 LADDER := .cache/ladder
+EMBEDDED := 0.5m 1.5m
 AXE := .cache/axe-core/axe.min.js
 AXE_VERSION := 4.14.1
 
@@ -64,10 +65,16 @@ help: ## This list
 	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
 	@echo '                    EXTRA="vLLM options"'
 
-.PHONY: demo
-demo: $(VENV)/ready $(SMOLLM2)/config.json ## The whole job on this machine: a real model on vLLM, no GPU, no download but packages
-	$(PYTHON) servers/with_server.py smollm2 --log runs/demo/server.log -- \
-	  $(BIN)/fim-eval eval --problems starter --out runs/demo
+.PHONY: demo demo-smollm2
+demo: $(EMBEDDED:%=runs/demo/%.done) ## The whole study on this machine: two small models that infill, on vLLM, no GPU, no download but packages
+	$(BIN)/fim-eval report runs/demo --out runs/demo/report
+runs/demo/%.done: servers/ladder/models/%/model.safetensors | $(VENV)/ready $(SERVER_VENV)/ready
+	$(PYTHON) servers/with_server.py ladder-$* --log runs/demo/server-$*.log -- \
+	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out runs/demo
+	@touch $@
+demo-smollm2: $(VENV)/ready $(SMOLLM2)/config.json ## The same with SmolLM2-135M, which was never trained to infill: left to right only
+	$(PYTHON) servers/with_server.py smollm2 --log runs/demo-smollm2/server.log -- \
+	  $(BIN)/fim-eval eval --problems starter --out runs/demo-smollm2
 
 holes = $(call option,--kind,KIND) $(call option,--per-problem,PER_PROBLEM) $(call option,--seed,SEED)
 
@@ -123,9 +130,9 @@ serve-qwen2.5-coder-7b: $(SERVER_VENV)/ready ## Serve Qwen2.5-Coder 7B on port 8
 serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
 	$(strip $(call serve,smollm2))
 .PHONY: serve-ladder-0.5m serve-ladder-1.5m serve-ladder-4.5m serve-ladder-10m
-serve-ladder-0.5m: $(LADDER)/0.5m/config.json ## Serve the ladder model of 0.5 M parameters on port 8201 (CPU)
+serve-ladder-0.5m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 0.5 M parameters on port 8201 (CPU)
 	$(strip $(call serve,ladder-0.5m))
-serve-ladder-1.5m: $(LADDER)/1.5m/config.json ## Serve the ladder model of 1.5 M parameters on port 8202 (CPU)
+serve-ladder-1.5m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 1.5 M parameters on port 8202 (CPU)
 	$(strip $(call serve,ladder-1.5m))
 serve-ladder-4.5m: $(LADDER)/4.5m/config.json ## Serve the ladder model of 4.5 M parameters on port 8203 (CPU)
 	$(strip $(call serve,ladder-4.5m))
@@ -137,11 +144,17 @@ ladder = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
   MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 TQDM_DISABLE=1 PYTHONPATH=servers \
   $(SERVER_VENV)/bin/python -m ladder --out $(LADDER) $(call option,--tokens,TOKENS)
 
-.PHONY: ladder ladder-overlaps
+.PHONY: ladder ladder-embed ladder-overlaps
 ladder: $(SERVER_VENV)/ready ## Train the ladder, or what is missing of it: SIZES="0.5m 1.5m 4.5m 10m" TOKENS=N
 	$(ladder) $(SIZES)
 $(LADDER)/%/config.json: | $(SERVER_VENV)/ready
 	$(ladder) $*
+ladder-embed: ## Put the two smallest models that `make ladder` has trained into the repository
+	for size in $(EMBEDDED); do \
+	  test -f $(LADDER)/$$size/config.json; \
+	  mkdir -p servers/ladder/models/$$size; \
+	  cp $(LADDER)/$$size/* servers/ladder/models/$$size/; \
+	done
 ladder-overlaps: $(VENV)/ready ## Search the ladder's text for the programs of MBPP, HumanEval and the starter set: MBPP=PATH
 	PYTHONPATH=servers $(BIN)/python -m ladder.overlaps "$(MBPP)"
 

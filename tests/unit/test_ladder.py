@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import math
 import random
 import re
@@ -27,6 +29,9 @@ from fim_eval.prompt import build_prompt, wording_of
 from fim_eval.records import InfillTask
 from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import Strategy
+
+MODELS = Path(__file__).parents[2] / "servers" / "ladder" / "models"
+EMBEDDED = ("0.5m", "1.5m")
 
 
 @cache
@@ -247,3 +252,32 @@ def test_the_table_of_models_holds_what_the_recipe_trains(size: str) -> None:
     )  # fmt: skip
     assert known.heads == known.kv_heads == wanted.hidden // recipe.HEAD
     assert known.tied
+
+
+@pytest.mark.parametrize("size", EMBEDDED)
+def test_an_embedded_model_is_the_one_whose_checksums_are_beside_it(size: str) -> None:
+    lines = (MODELS / size / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert {"model.safetensors", "tokenizer.model", "training.jsonl"} <= sums.keys()
+    for name, digest in sums.items():
+        assert hashlib.sha256((MODELS / size / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_the_embedded_models_are_small_and_share_a_tokenizer_a_text_and_a_recipe() -> None:
+    files = [path for path in MODELS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    logs = [
+        json.loads((MODELS / size / "training.jsonl").read_text().splitlines()[0])
+        for size in EMBEDDED
+    ]
+    own = {"size", "parameters", "parameters_without_embeddings"}
+    own |= {"layers", "hidden", "intermediate"}
+    assert {key: logs[0][key] for key in logs[0].keys() - own} == {
+        key: logs[1][key] for key in logs[1].keys() - own
+    }
+    for size, log in zip(EMBEDDED, logs, strict=True):
+        card = card_of(f"fim-eval/ladder-{size}")
+        assert card is not None
+        assert card.parameters == log["parameters"]
+        assert log["tokens"] == recipe.TOKENS
+        assert log["corpus"]["overlaps_removed"] > 0

@@ -78,8 +78,14 @@ def test_the_name_of_a_model_that_is_no_hub_s_finds_its_card(name: str) -> None:
     assert card_of(config(name)["served-model-name"]) is not None
 
 
-@pytest.mark.parametrize("name", LADDER)
-def test_make_serve_trains_a_ladder_model_and_starts_it(name: str) -> None:
+@pytest.mark.parametrize("name", LADDER[:2])
+def test_make_serve_starts_a_ladder_model_that_is_in_the_repository(name: str) -> None:
+    assert (ROOT / config(name)["model"] / "model.safetensors").exists()
+    assert words(dry_run(f"serve-{name}")[-1]) == ["servers/serve.sh", name]
+
+
+@pytest.mark.parametrize("name", LADDER[2:])
+def test_make_serve_trains_a_ladder_model_that_is_not_and_starts_it(name: str) -> None:
     size = name.removeprefix("ladder-")
     assert config(name)["model"] == f".cache/ladder/{size}"
     train, serve = dry_run(f"serve-{name}", "LADDER=absent")[-2:]
@@ -140,8 +146,8 @@ def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
 
 SERVED = (*HUB, "smollm2")
 COMMANDS = {
-    "demo": "python3 servers/with_server.py smollm2 --log runs/demo/server.log -- "
-    ".venv/bin/fim-eval eval --problems starter --out runs/demo",
+    "demo-smollm2": "python3 servers/with_server.py smollm2 --log runs/demo-smollm2/server.log -- "
+    ".venv/bin/fim-eval eval --problems starter --out runs/demo-smollm2",
     "verify": '.venv/bin/fim-eval verify "runs/eval"',
     "verify ENGINE=ray": '.venv/bin/fim-eval verify "runs/eval" --engine "ray"',
     "report": '.venv/bin/fim-eval report "runs/eval" --out "runs/report"',
@@ -162,11 +168,32 @@ def test_a_make_target_runs_one_command(target: str) -> None:
     assert lines == [COMMANDS[target]]
 
 
+def test_make_demo_asks_both_embedded_models_one_after_the_other_and_reports_both() -> None:
+    lines = [" ".join(words(line)) for line in dry_run("demo") if "touch" not in line]
+    for size, line in zip(("0.5m", "1.5m"), lines, strict=False):
+        assert line == (
+            f"python3 servers/with_server.py ladder-{size} --log runs/demo/server-{size}.log -- "
+            ".venv/bin/fim-eval eval --problems starter --gold "
+            f"--tokenizer servers/ladder/models/{size} --out runs/demo"
+        )
+    assert lines[2:] == [".venv/bin/fim-eval report runs/demo --out runs/demo/report"]
+
+
 def test_every_make_target_that_evaluates_or_serves_is_held_against_its_command() -> None:
-    known = {target.split()[0] for target in COMMANDS} | {"eval"}
+    known = {target.split()[0] for target in COMMANDS} | {"eval", "demo"}
     known |= {f"serve-{name}" for name in LADDER}
     named = set(re.findall(r"^([a-z0-9.-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    housekeeping = {"help", "check", "test", "axe-core", "format", "env", "env-server", "clean"}
+    housekeeping = {
+        "help",
+        "check",
+        "test",
+        "ladder-embed",
+        "axe-core",
+        "format",
+        "env",
+        "env-server",
+        "clean",
+    }
     assert named - housekeeping == known
 
 

@@ -1,0 +1,100 @@
+"""The embedded ladder: trained as its log says, served as transformers computes it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fim_eval.formats import card_of
+from fim_eval.infill import tasks_of
+from fim_eval.problems import load_problems
+from fim_eval.prompt import build_prompt, wording_of
+from fim_eval.tokenizer import SentencePieceTokenizer
+from fim_eval.words import INFILLING
+from tests.integration.test_vllm import ROOT, SERVER_PYTHON, with_server
+
+MODEL = ROOT / "servers" / "ladder" / "models" / "0.5m"
+LOGGED: dict[str, Any] = json.loads((MODEL / "training.jsonl").read_text().splitlines()[0])
+STEPS = 4
+TOLERANCE_NATS = 0.01
+"""Other processors sum in another order; the log's fourth decimal is rounded."""
+
+NOISE = 0.01
+"""Two scores that are closer than this may change places between implementations in float32."""
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        not SERVER_PYTHON.exists(), reason="no server environment here: `make env-server`"
+    ),
+]
+
+
+def in_the_server_s_environment(*command: str | Path, given: str = "") -> Any:
+    """What a script prints last, as JSON."""
+    done = subprocess.run(
+        [SERVER_PYTHON, *command],
+        cwd=ROOT, capture_output=True, text=True, input=given, check=True, timeout=600,
+        env={"PYTHONPATH": str(ROOT / "servers"), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_training_that_was_stopped_gives_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    found = in_the_server_s_environment(Path(__file__).with_name("stopped_training.py"), tmp_path)
+    assert found["steps"] == [[None, 1, 2, 3, 4, 5, 6]] * 2
+    whole, stopped = found["sums"]
+    assert whole == stopped
+
+
+@pytest.mark.skipif(
+    platform.python_version() != LOGGED["python"],
+    reason=f"the text is the standard library of Python {LOGGED['python']}",
+)
+def test_training_the_smallest_again_gives_the_logged_losses() -> None:
+    found = in_the_server_s_environment("-m", "ladder.replay", MODEL, str(STEPS))
+    assert found["corpus_is_the_same"]
+    assert found["tokenizer_is_the_same"]
+    assert len(found["logged"]) == STEPS
+    assert found["now"] == pytest.approx(found["logged"], abs=TOLERANCE_NATS)
+    assert found["now"][-1] < found["now"][0] - 0.1, "it learns"
+
+
+def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
+    encoder = SentencePieceTokenizer(MODEL / "tokenizer.model")
+    problems, _ = load_problems("starter", "all", lambda _: None)
+    tasks = [tasks_of(problem, "single-line").tasks[-1] for problem in problems[:6]]
+    card = card_of("fim-eval/ladder-0.5m")
+    wordings = [
+        wording_of(
+            strategy, context="text", model="fim-eval/ladder-0.5m", card=card, encoder=encoder
+        )
+        for strategy in INFILLING
+    ]
+    prompts = [build_prompt(task, wording, max_tokens=24) for task in tasks for wording in wordings]
+    stop = prompts[0].stop_token_ids[0]
+    asked = [{"ids": list(prompt.token_ids or ()), "stop": stop, "most": 24} for prompt in prompts]
+    script = Path(__file__).with_name("greedy.py")
+    other = in_the_server_s_environment(script, MODEL, given=json.dumps(asked))
+    port = with_server.free_port()
+    serve = [str(ROOT / "servers" / "serve.sh"), "ladder-0.5m", "--port", str(port)]
+    with with_server.running(serve, port, tmp_path / "server.log") as model:
+        body = {
+            "model": model, "prompt": [one["ids"] for one in asked], "max_tokens": 24,
+            "temperature": 0, "stop_token_ids": [stop], "return_token_ids": True,
+        }  # fmt: skip
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=120)
+    choices = sorted(answer.json()["choices"], key=lambda one: int(one["index"]))
+    for choice, expected in zip(choices, other, strict=True):
+        ours, theirs = choice["token_ids"], expected["ids"]
+        if ours != theirs:
+            pairs = enumerate(zip(ours, theirs, strict=False))
+            shorter = min(len(ours), len(theirs)) - 1
+            place = next((at for at, (one, two) in pairs if one != two), shorter)
+            assert expected["above"][place] < NOISE, (ours, theirs)
