@@ -87,10 +87,8 @@ DEFINITIONS: Mapping[str, str] = {
 def billions(parameters: int) -> str:
     """A size as people say it.
 
-    >>> billions(6_738_546_688), billions(134_515_008), billions(68_976_910_336)
-    ('6.7 B', '135 M', '69 B')
+    >>> billions(6_738_546_688), billions(134_515_008), billions(1_537_440)
+    ('6.7 B', '135 M', '1.5 M')
     """
-    if parameters < 1e9:
-        return f"{parameters / 1e6:.0f} M"
-    size = parameters / 1e9
-    return f"{size:.1f} B" if size < 10 else f"{size:.0f} B"
+    size, unit = (parameters / 1e9, "B") if parameters >= 1e9 else (parameters / 1e6, "M")
+    return f"{size:.{0 if size >= 10 else 1}f} {unit}"
