@@ -80,7 +80,7 @@ def _first_lines(completion: str, reference: str) -> str:
 def _before_suffix(completion: str, task: InfillTask) -> str:
     ends = [len(completion)]
     first_line = next((line for line in task.suffix.split("\n") if line.strip()), None)
-    if first_line is not None:
+    if first_line is not None and first_line in completion:
         place = 0
         for line in completion.split("\n"):
             # Not the first line of a hole that begins within one: it is no line of its own.

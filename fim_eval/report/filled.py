@@ -102,7 +102,10 @@ def _filled(
             task,
             answer,
             middles,
-            {middle: _verdict(verdicts, task, middle, tests) for middle in middles.values()},
+            {
+                middle: _verdict(verdicts, task, middle, tests)
+                for middle in dict.fromkeys(middles.values())
+            },
             _verdict(verdicts, task, "", tests),
         )
 
