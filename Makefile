@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 SMOLLM2 := .cache/smollm2-135m
 LADDER := .cache/ladder
 EMBEDDED := 0.5m 1.5m
+DEMO := runs/demo
 AXE := .cache/axe-core/axe.min.js
 AXE_VERSION := 4.14.1
 
@@ -66,11 +67,11 @@ help: ## This list
 	@echo '                    EXTRA="vLLM options"'
 
 .PHONY: demo demo-smollm2
-demo: $(EMBEDDED:%=runs/demo/%.done) ## The whole study on this machine: two small models that infill, on vLLM, no GPU, no download but packages
-	$(BIN)/fim-eval report runs/demo --out runs/demo/report
-runs/demo/%.done: servers/ladder/models/%/model.safetensors | $(VENV)/ready $(SERVER_VENV)/ready
-	$(PYTHON) servers/with_server.py ladder-$* --log runs/demo/server-$*.log -- \
-	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out runs/demo
+demo: $(EMBEDDED:%=$(DEMO)/%.done) ## The whole study on this machine: two small models that infill, on vLLM, no GPU, no download but packages
+	$(BIN)/fim-eval report $(DEMO) --out $(DEMO)/report
+$(DEMO)/%.done: servers/ladder/models/%/model.safetensors | $(VENV)/ready $(SERVER_VENV)/ready
+	$(PYTHON) servers/with_server.py ladder-$* --log $(DEMO)/server-$*.log -- \
+	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out $(DEMO)
 	@touch $@
 demo-smollm2: $(VENV)/ready $(SMOLLM2)/config.json ## The same with SmolLM2-135M, which was never trained to infill: left to right only
 	$(PYTHON) servers/with_server.py smollm2 --log runs/demo-smollm2/server.log -- \
