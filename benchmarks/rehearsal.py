@@ -113,6 +113,10 @@ def rehearse(folder: Path, given: argparse.Namespace) -> None:
                     range(1, SHARDS + 1),
                 )
             )  # fmt: skip
+    for size in sizes:
+        for part in range(1, SHARDS + 1):
+            if not run_path(folder / "shards" / str(part), size.model, STRATEGY).exists():
+                sys.exit(f"shard {part}: the server for {size.model} did not answer within 5 s")
     if given.judge == "sample":
         with timed("judged on Ray, the first shard", spent):
             judged = judge(folder / "shards" / "1", given.ray_address)
