@@ -171,9 +171,10 @@ def tell(
         sys.stdout.write(summary.write_json() + "\n")
     else:
         # A pipe or a log has no width: wide enough for every column.
-        console = Console() if sys.stdout.isatty() else Console(width=140)
-        chosen = policies or named_policies(SHOWN)
-        console.print(show(summary.filter(pl.col("policy").is_in(chosen))))
+        terminal = sys.stdout.isatty()
+        console = Console() if terminal else Console(width=140)
+        chosen = summary.filter(pl.col("policy").is_in(policies or named_policies(SHOWN)))
+        console.print(show(chosen, console.width if terminal else None))
     stored = []
     for run in runs:
         try:

@@ -59,42 +59,86 @@ def store(summary: pl.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def show(summary: pl.DataFrame) -> Table:
-    """The summary for a terminal: a line per model, strategy and kind, then a row per policy."""
+SPARED = (
+    "wall\ns", "tokens\n/s", "TPOT\nms", "TTFT\ns", "edit d.\nmedian", "EM %\nrstrip",
+    "pass@1 %\nsensitive", "edit d.\nmean", "bits\n/char", "edit\nsim. %",
+)  # fmt: skip
+"""Left out first where a terminal is narrow."""
+
+NAMES_WIDTH = 26
+"""Of the first column at least: names that are longer are folded."""
+
+
+def show(summary: pl.DataFrame, width: int | None = None) -> Table:
+    """The summary for a terminal: a line per model, strategy and kind, then a row per policy.
+
+    Args:
+        summary: see `summarise`.
+        width: columns of the terminal; what does not fit is left out, and named below. None: all.
+    """
+    columns = _columns(summary)
+    left_out = []
+    for header in SPARED:
+        if width is None or NAMES_WIDTH + sum(map(_width, columns.items())) <= width:
+            break
+        if columns.pop(header, None) is not None:
+            left_out.append(header.replace("\n", " "))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=17)
-    judged = not summary["pass_at_1_low"].is_null().all()
-    pass_headers = ("pass@1\n%", "pass@1 %\nsensitive") if judged else ()
-    scored = not summary["gold_tasks"].is_null().all()
-    streamed = bool(summary["streamed"].sum())
-    for header in (
-        "n/N", *pass_headers, "exact\nmatch %", "EM %\nrstrip", "edit d.\nmean",
-        "edit d.\nmedian", "edit\nsim. %", *(("bits\n/char",) if scored else ()),
-        "tokens\n/s", "wall\ns", *(("TTFT\ns", "TPOT\nms") if streamed else ()),
-    ):  # fmt: skip
+    for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
+    if left_out:
+        table.caption = f"no room for {', '.join(left_out)}: see summary.csv"
     before = ""
-    for row in summary.iter_rows(named=True):
+    for place, row in enumerate(summary.iter_rows(named=True)):
         # A server chooses its model's name: neither markup nor control codes pass.
         names = printable(f"{row['model']}, {row['strategy']}, {row['kind']}")
         if names != before:
             table.add_row(Text(names, "bold"))
         before = names
-        table.add_row(
-            Text(f"  {row['policy']}"),
-            Text(f"{row['answered']}/{row['tasks']}", "bold red" if row["unresolved"] else ""),
-            *((_rate(row, "pass_at_1"), _rate(row, "pass_at_1_sensitive")) if judged else ()),
-            _rate(row, "exact_match"),
-            _rate(row, "exact_match_rstrip"),
-            _number(row["edit_distance_mean"], 1),
-            _number(row["edit_distance_median"], 1),
-            _rate(row, "edit_similarity"),
-            *((_bits(row),) if scored else ()),
-            _number(row["tokens_per_s"], 0),
-            _number(row["wall_s"], 1),
-            *((_number(row["ttft_s"], 3), _number(row["tpot_ms"], 1)) if streamed else ()),
-        )
+        table.add_row(Text(f"  {row['policy']}"), *(cells[place] for cells in columns.values()))
     return table
+
+
+def _columns(summary: pl.DataFrame) -> dict[str, list[Text]]:
+    """The cells of every column that has something to say, by header."""
+    judged = not summary["pass_at_1_low"].is_null().all()
+    scored = not summary["gold_tasks"].is_null().all()
+    streamed = bool(summary["streamed"].sum())
+    columns: dict[str, list[Text]] = {}
+    for row in summary.iter_rows(named=True):
+        answered = Text(
+            f"{row['answered']}/{row['tasks']}", "bold red" if row["unresolved"] else ""
+        )
+        cells: dict[str, str | Text] = {"n/N": answered}
+        if judged:
+            cells["pass@1\n%"] = _rate(row, "pass_at_1")
+            cells["pass@1 %\nsensitive"] = _rate(row, "pass_at_1_sensitive")
+        cells |= {
+            "exact\nmatch %": _rate(row, "exact_match"),
+            "EM %\nrstrip": _rate(row, "exact_match_rstrip"),
+            "edit d.\nmean": _number(row["edit_distance_mean"], 1),
+            "edit d.\nmedian": _number(row["edit_distance_median"], 1),
+            "edit\nsim. %": _rate(row, "edit_similarity"),
+        }
+        if scored:
+            cells["bits\n/char"] = _bits(row)
+        cells |= {
+            "tokens\n/s": _number(row["tokens_per_s"], 0),
+            "wall\ns": _number(row["wall_s"], 1),
+        }
+        if streamed:
+            cells["TTFT\ns"] = _number(row["ttft_s"], 3)
+            cells["TPOT\nms"] = _number(row["tpot_ms"], 1)
+        for header, cell in cells.items():
+            columns.setdefault(header, []).append(cell if isinstance(cell, Text) else Text(cell))
+    return columns
+
+
+def _width(column: tuple[str, Sequence[Text]]) -> int:
+    """Of its longest line, and the space behind it."""
+    header, cells = column
+    return 1 + max(map(len, [*header.split("\n"), *(cell.plain for cell in cells)]))
 
 
 def _rate(row: dict[str, float | None], name: str) -> str:

@@ -380,6 +380,22 @@ def test_the_table_shows_n_of_n_and_bounds(tmp_path: Path) -> None:
     assert "25.0–75.0" in shown
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_narrow_terminal_gets_whole_columns_and_is_told_which_are_missing(
+    tmp_path: Path, width: int
+) -> None:
+    summary = summarise(score_run(make_run(tmp_path / "run", [{"text": "?"}] * 4)))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(show(summary, width))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "4/4" in shown
+    assert "reference-lines" in shown
+    assert ("no room for" in shown) is (width == 60)
+    assert show(summary, 200).caption is None
+
+
 CONTROLS = "\x1b[2J\x1b]0;owned\x07fake\r\nfim-eval: all is well"
 MARKUP = "[bold red]fake[/] [link=http://evil.test]model[/link]"
 
