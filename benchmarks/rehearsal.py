@@ -69,6 +69,8 @@ def main() -> None:
     parser.add_argument("--judge", choices=("sample", "all", "none"), default="sample")
     parser.add_argument("--ray-address", default="local")
     parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("--max-concurrency", type=int, default=256, help="of each shard")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--limit", type=int, help="tasks, to try it out")
     parser.add_argument("--keep", type=Path, help="a new folder for all of it, kept")
     given = parser.parse_args()
@@ -107,6 +109,7 @@ def rehearse(folder: Path, given: argparse.Namespace) -> None:
                 pool.map(
                     lambda part: fim_eval(
                         "eval", *suite, *limit, "--servers", servers, "--strategies", STRATEGY,
+                        "--max-concurrency", given.max_concurrency, "--batch", given.batch,
                         "--no-verify", "--shard", f"{part}/{SHARDS}",
                         "--out", folder / "shards" / str(part),
                     ),
