@@ -24,9 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fim_eval.records import InfillTask
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "benchmarks" / "clients"
@@ -127,6 +131,22 @@ def prompt_of(number: int) -> str:
     return f"def f{number}():\n{BLOCK}"
 
 
+def made_tasks(numbers: Iterable[int]) -> Iterator[InfillTask]:
+    """Tasks whose prompts are those of the numbers, five of a problem."""
+    from fim_eval.records import InfillTask  # noqa: PLC0415  not in the peers' environment
+
+    for number in numbers:
+        yield InfillTask(
+            task_id=f"Made/{number}/single-line/L1",
+            problem_id=f"Made/{number // 5}",
+            kind="single-line",
+            context=None,
+            prefix=prompt_of(number),
+            middle="    return value\n",
+            suffix="",
+        )
+
+
 def write_inputs(folder: Path, sizes: Sequence[int]) -> None:
     """The same prompts in the form of every tool."""
     most = max(sizes)
@@ -192,24 +212,11 @@ def ask_ours(url: str, prompts: int, folder: Path, batch: int) -> None:
     from fim_eval.generate import Request, run  # noqa: PLC0415
     from fim_eval.lines import json_lines  # noqa: PLC0415
     from fim_eval.recipe import Recipe  # noqa: PLC0415
-    from fim_eval.records import InfillTask  # noqa: PLC0415
     from fim_eval.suite import read_tasks  # noqa: PLC0415
 
     file = folder / f"tasks_{prompts}.jsonl"
     if not file.exists():
-        made = (
-            InfillTask(
-                task_id=f"Made/{number}/single-line/L1",
-                problem_id=f"Made/{number // 5}",
-                kind="single-line",
-                context=None,
-                prefix=prompt_of(number),
-                middle="    return value\n",
-                suffix="",
-            )
-            for number in range(prompts)
-        )
-        file.write_bytes(json_lines(made))
+        file.write_bytes(json_lines(made_tasks(range(prompts))))
     with tempfile.TemporaryDirectory(dir=folder) as out:
         request = Request(
             tasks=read_tasks(file.read_bytes(), str(file)),

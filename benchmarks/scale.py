@@ -18,17 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client import ANSWER_TOKENS, MODEL, prompt_of, serving
+from client import ANSWER_TOKENS, MODEL, made_tasks, serving
 
 from fim_eval.lines import json_lines
-from fim_eval.records import InfillTask
 
 COMMAND = str(Path(sys.executable).with_name("fim-eval"))
-PER_PROBLEM = 5
 BLOCK = 10_000
 """Tasks that are made and written at once."""
 
@@ -119,24 +116,8 @@ def write_tasks(path: Path, prompts: int) -> Path:
     with path.open("wb") as file:
         for first in range(0, prompts, BLOCK):
             numbers = range(first, min(first + BLOCK, prompts))
-            file.write(json_lines(made(numbers)))
+            file.write(json_lines(made_tasks(numbers)))
     return path
-
-
-def made(numbers: Sequence[int]) -> list[InfillTask]:
-    """The tasks of these numbers."""
-    return [
-        InfillTask(
-            task_id=f"Made/{number}/single-line/L1",
-            problem_id=f"Made/{number // PER_PROBLEM}",
-            kind="single-line",
-            context=None,
-            prefix=prompt_of(number),
-            middle="    return value\n",
-            suffix="",
-        )
-        for number in numbers
-    ]
 
 
 def row(prompts: int, shards: int, cost: Cost) -> str:

@@ -55,12 +55,12 @@ def seams_of(file: Mapping[str, Any]) -> Seams | None:
         file: the content of a `tokenizer.json`.
     """
     model = file.get("model") or {}
-    plain = [one for one in file.get("added_tokens") or () if not one["special"]]
+    plain = [one for one in file.get("added_tokens") or () if not one.get("special")]
     if (
         model.get("type") != "BPE"
         or model.get("dropout")
-        or (file.get("normalizer") or {"type": "NFC"})["type"] != "NFC"
-        or any("\n" in one["content"] or one["lstrip"] or one["rstrip"] for one in plain)
+        or (file.get("normalizer") or {"type": "NFC"}).get("type") != "NFC"
+        or any("\n" in one["content"] or one.get("lstrip") or one.get("rstrip") for one in plain)
     ):
         return None
     made: frozenset[Seams] = frozenset()
@@ -75,7 +75,7 @@ def seams_of(file: Mapping[str, Any]) -> Seams | None:
 def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
     if pre_tokenizer is None:
         return ()
-    if pre_tokenizer["type"] == "Sequence":
+    if pre_tokenizer.get("type") == "Sequence":
         nested = [_steps(one) for one in pre_tokenizer["pretokenizers"]]
         return [step for steps in nested for step in steps]
     return (pre_tokenizer,)
@@ -98,7 +98,12 @@ def _seams_by(step: Mapping[str, Any]) -> tuple[frozenset[Seams], frozenset[Seam
 
 
 def parts_of(text: str, seams: Seams) -> list[str]:
-    """The text, cut at its seams."""
+    """The text, cut at its seams; put together, the parts are the text.
+
+    Args:
+        text: any.
+        seams: `BEFORE` or `BEHIND`, as `seams_of` has found it for a tokenizer.
+    """
     behind = seams is BEHIND
     places = [found.start() + behind for found in seams.finditer(text)]
     return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
