@@ -100,7 +100,9 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> s
             return model
         if now - told >= TELL_EVERY_S:
             told = now
-            _say(f"starting, {now - started:.0f} s: {_last_lines(log, 1)[-55:]}")
+            # What vLLM says, without its process, time and place.
+            doing = _last_lines(log, 1).rpartition("] ")[2].strip()
+            _say(f"starting, {now - started:.0f} s: {doing[:55]}".rstrip(": "))
         time.sleep(0.5)
 
 
