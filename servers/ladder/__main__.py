@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=recipe.ROWS)
     parser.add_argument("--matrix-rate", type=float, default=recipe.MATRIX_RATE)
     parser.add_argument("--other-rate", type=float, default=recipe.OTHER_RATE)
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="faster where the processor multiplies bfloat16"
+    )
     options = parser.parse_args()
     unknown = set(options.sizes) - set(recipe.SIZES)
     if unknown:
@@ -48,6 +51,7 @@ def main() -> None:
             rows=options.rows,
             matrix_rate=options.matrix_rate,
             other_rate=options.other_rate,
+            bfloat16=options.bfloat16,
         )
         train(size, plan, text, tokenizer, options.out / size)
 

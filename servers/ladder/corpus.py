@@ -1,15 +1,14 @@
 """The standard library of this Python as documents to train on. Knows no tokenizer, no model.
 
-Standard library only. Left out: docstrings and comments, tests, tables and files that programs
-wrote (`LEFT_OUT`), files that do not parse, near-duplicates, and documents that share text with the
-benchmarks (`overlaps.json`, made by `overlaps.py`).
+Standard library only. Left out: tests, tables and files that programs wrote, files that do not
+parse, near-duplicates, and documents that share text with the benchmarks (`overlaps.json`, made by
+`overlaps.py`).
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import io
 import json
 import math
 import platform
@@ -17,7 +16,6 @@ import random
 import re
 import sysconfig
 import textwrap
-import tokenize
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -225,44 +223,13 @@ def _read(root: Path) -> tuple[list[tuple[str, str]], int]:
         if LEFT_OUT_FOLDERS & set(below.parts) or any(map(below.match, LEFT_OUT_FILES)):
             continue
         try:
-            text = code_only(path.read_text(encoding="utf-8").expandtabs(4))
+            text = path.read_text(encoding="utf-8").expandtabs(4)
             ast.parse(text)
         except (SyntaxError, UnicodeDecodeError):
             unread += 1
             continue
         files.append((below.as_posix(), re.sub(r"[ \f]+$", "", text, flags=re.MULTILINE)))
     return files, unread
-
-
-def code_only(text: str) -> str:
-    """A program without its docstrings, and without lines that hold nothing but a comment.
-
-    A docstring that is all of a body stays: without it, the program would not parse.
-
-    Raises:
-        SyntaxError: it is no program.
-    """
-    gone = {
-        number
-        for node in ast.walk(ast.parse(text))
-        if (docstring := _docstring(node)) is not None
-        for number in range(docstring.lineno, (docstring.end_lineno or 0) + 1)
-    }
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#"):
-            gone.add(token.start[0])
-    lines = enumerate(text.split("\n"), 1)
-    kept = "\n".join(line for number, line in lines if number not in gone)
-    return re.sub(r"\n{4,}", "\n\n\n", kept)
-
-
-def _docstring(node: ast.AST) -> ast.stmt | None:
-    """That of a module, class or function which has more in it."""
-    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return None
-    if len(node.body) < 2 or ast.get_docstring(node, clean=False) is None:
-        return None
-    return node.body[0]
 
 
 def _is_held_out(path: str) -> bool:

@@ -25,7 +25,8 @@ MOMENTUM = 0.95
 MATRIX_RATE = 0.03
 OTHER_RATE = 0.02
 WEIGHT_DECAY = 0.01
-END_WEIGHT = 5.0
+MATRIX_WEIGHT_DECAY = 0.3
+END_WEIGHT = 4.0
 """How often an end token counts in the loss: it is one token of two hundred."""
 
 

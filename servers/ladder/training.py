@@ -38,9 +38,13 @@ LOG = "training.jsonl"
 class Muon(torch.optim.Optimizer):  # torch has no types here
     """Momentum whose step is made orthogonal, by five Newton-Schulz iterations."""
 
-    def __init__(self, parameters: Iterable[torch.Tensor], lr: float, momentum: float) -> None:
+    def __init__(
+        self, parameters: Iterable[torch.Tensor], lr: float, momentum: float, weight_decay: float
+    ) -> None:
         """Take matrices only."""
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        super().__init__(
+            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     def step(self, closure: None = None) -> None:  # noqa: ARG002  the base class's
         """One step."""
@@ -56,6 +60,7 @@ class Muon(torch.optim.Optimizer):  # torch has no types here
                 state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
                 update = orthogonal(matrix.grad.lerp(state["momentum"], group["momentum"]))
                 scale = max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(update, alpha=-group["lr"] * scale)
 
 
@@ -80,6 +85,8 @@ class Plan:
     seed: int = recipe.SEED
     matrix_rate: float = recipe.MATRIX_RATE
     other_rate: float = recipe.OTHER_RATE
+    bfloat16: bool = False
+    """Products in bfloat16, weights and sums in float32."""
 
     @property
     def steps(self) -> int:
@@ -137,7 +144,10 @@ class Training:
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
         self.optimisers: list[tuple[torch.optim.Optimizer, float]] = [
-            (Muon(matrices, plan.matrix_rate, recipe.MOMENTUM), plan.matrix_rate),
+            (
+                Muon(matrices, plan.matrix_rate, recipe.MOMENTUM, recipe.MATRIX_WEIGHT_DECAY),
+                plan.matrix_rate,
+            ),
             (
                 torch.optim.AdamW(
                     others, plan.other_rate, (0.9, 0.95), weight_decay=recipe.WEIGHT_DECAY
@@ -148,6 +158,10 @@ class Training:
 
     def advance(self) -> float:
         """One step; the loss before it."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+            return self._advance()
+
+    def _advance(self) -> float:
         self.model.train()
         loss = loss_of(self.model, [self.rows.next() for _ in range(self.plan.rows)], self._weights)
         loss.backward()
@@ -307,9 +321,11 @@ def _made_of(
         "seed": plan.seed,
         "matrix_rate": plan.matrix_rate,
         "other_rate": plan.other_rate,
+        "bfloat16": plan.bfloat16,
         "warm_up": recipe.WARM_UP,
         "momentum": recipe.MOMENTUM,
         "weight_decay": recipe.WEIGHT_DECAY,
+        "matrix_weight_decay": recipe.MATRIX_WEIGHT_DECAY,
         "end_weight": recipe.END_WEIGHT,
         "infilling_rate": objective.INFILLING_RATE,
         "spm_rate": objective.SPM_RATE,

@@ -188,41 +188,6 @@ def test_most_cuts_of_whole_lines_leave_one_line() -> None:
     assert one == pytest.approx(2000 * objective.LINES_RATE * of_lines, abs=80)
 
 
-WRITTEN = '''"""Module."""
-# gone
-import os  # kept
-
-
-class A:
-    """Two
-    lines."""
-
-    def alone(self):
-        """All of it."""
-
-    def g(self):
-        r"""Raw."""
-            # gone, wherever it stands
-        return "# no comment", """no docstring"""
-'''
-
-CODE = '''import os  # kept
-
-
-class A:
-
-    def alone(self):
-        """All of it."""
-
-    def g(self):
-        return "# no comment", """no docstring"""
-'''
-
-
-def test_docstrings_and_lines_of_comment_are_left_out() -> None:
-    assert corpus.code_only(WRITTEN) == CODE
-
-
 def test_a_program_is_cut_into_documents_that_parse_and_lose_no_statement() -> None:
     text = Path(corpus.__file__).read_text(encoding="utf-8")
     cut = list(corpus.pieces(text, seeded(0)))
