@@ -7,6 +7,7 @@ Altair takes half a second to import: nothing imports this module before it draw
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.report.findings import Estimate, Findings, Metric
 from fim_eval.report.views import (
     METRICS,
+    RATES,
     headline_breakdowns,
     headline_metric,
     headline_pairs,
@@ -93,6 +95,7 @@ def figures(findings: Findings) -> list[Figure]:
     made = [_scaling(findings, metric, "scaling")]
     if metric != "exact_match":
         made.append(_scaling(findings, "exact_match", "scaling-exact-match"))
+    made.append(_scaling(findings, "bits_per_character", "scaling-bits"))
     made += [_differences(findings, metric), _kinds(findings, metric), _length(findings, metric)]
     return [figure for figure in made if figure is not None]
 
@@ -238,8 +241,8 @@ _CONFIG: Shown = {
 
 
 def _estimate(estimate: Estimate, scale: float = 100) -> Shown | None:
-    """What is drawn of an estimate; None if nothing is known of it."""
-    if estimate.least is None or estimate.most is None:
+    """What is drawn of an estimate; None if nothing is known of it, or no end (bits unresolved)."""
+    if estimate.least is None or estimate.most is None or math.isinf(estimate.most):
         return None
     low, high = estimate.low, estimate.high
     return {
@@ -324,9 +327,11 @@ def _scaling(findings: Findings, metric: Metric, name: str) -> Figure | None:
     shorts = short_names(models)
     known = [size for size in sizes.values() if size is not None]
     by_size = len(set(known)) == len(sizes)
+    percent = metric in RATES
     data = []
     for row in headline_rows(findings):
-        drawn = _estimate(row.metrics[metric]) if metric in row.metrics else None
+        estimate = row.metrics.get(metric)
+        drawn = _estimate(estimate, 100 if percent else 1) if estimate else None
         if drawn is None:
             continue
         aside = strategies.index(row.strategy) - (len(strategies) - 1) / 2
@@ -371,8 +376,10 @@ def _scaling(findings: Findings, metric: Metric, name: str) -> Figure | None:
         top = max(datum["high"] for datum in data)
         y = alt.Y(
             "value:Q",
-            title=f"{METRICS[metric]}, %",
-            scale={"domain": [0, 100 if top > 50 else max(5, top * 1.1)]},
+            title=METRICS[metric] + (", %" if percent else ""),
+            scale={"domain": [0, 100 if top > 50 else max(5, top * 1.1)]}
+            if percent
+            else {"zero": False},
             axis={"tickCount": 5},
         )
         places: Shown = {"x": x}
@@ -390,7 +397,8 @@ def _scaling(findings: Findings, metric: Metric, name: str) -> Figure | None:
     return Figure(
         name,
         f"{METRICS[metric].capitalize()} over size",
-        f"{METRICS[metric]} in percent over the size of the model, one line per strategy"
+        f"{METRICS[metric]}{' in percent' if percent else ''} over the size of the model, one line"
+        " per strategy"
         f" ({', '.join(strategies)}), one panel per kind of hole ({', '.join(kinds)}),"
         " with 95 % intervals. The table below holds the same numbers.",
         chart(860 if across == 1 else 410, 320 if across == 1 else 230, across),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def test_figures_are_sensible_with_few_models(count: int, *, known: bool) -> Non
     findings = made_findings(models, kinds=("single-line",), strategies=("lr",), unresolved=0)
     drawn = {figure.name: figure for figure in draw(findings)}
     assert ("differences" in drawn) == (count > 1)
+    assert "bits per character" in drawn["scaling-bits"].wide
     axis = [
         size
         for size in ("6.7B", "13B", "34B", "69B")[:count]
@@ -66,3 +68,23 @@ def test_figures_are_files_in_light_and_dark(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="name a folder of your own"):
         write_figures(drawn, tmp_path / "file")
+
+
+def test_bits_that_have_no_end_are_not_drawn() -> None:
+    models = dict(list(CODE_LLAMA.items())[:2])
+    whole = made_findings(models, kinds=("single-line",), strategies=("lr",))
+    rows = tuple(
+        row.model_copy(
+            update={
+                "metrics": row.metrics
+                | {
+                    "bits_per_character": row.metrics["bits_per_character"].model_copy(
+                        update={"value": None, "most": math.inf, "high": math.inf}
+                    )
+                }
+            }
+        )
+        for row in whole.rows
+    )
+    lost = whole.model_copy(update={"rows": rows})
+    assert "scaling-bits" not in {figure.name for figure in draw(lost)}

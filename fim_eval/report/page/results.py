@@ -85,6 +85,13 @@ def scaling(findings: Findings, figures: dict[str, Drawn]) -> Html | None:
         )
         if "scaling-exact-match" in figures
         else None,
+        figure(
+            figures["scaling-bits"],
+            "Bits per character of the reference, given the prompt: the lower, the more of what "
+            "belongs in the hole is known, whether or not it is written.",
+        )
+        if "scaling-bits" in figures
+        else None,
     )
 
 
