@@ -225,7 +225,7 @@ class Client:
         usage: _Usage | None = None
         is_done = False
         async with (
-            self._on_the_wire(),
+            self._on_the_wire(prompt.max_tokens),
             aconnect_sse(
                 self.http,
                 "POST",
@@ -474,16 +474,16 @@ class Client:
 
     async def _post(self, body: Mapping[str, Any]) -> _Answer:
         whole = {"model": self._model, "n": 1, "stream": False, **body}
-        async with self._on_the_wire():
+        async with self._on_the_wire(body["max_tokens"]):
             response = await self.http.post_completions(orjson.dumps(whole))
             if response.status_code != 200:
                 raise self._refusal(response)
         return self._read(response, 1 if _is_one(body["prompt"]) else len(body["prompt"]))
 
     @contextlib.asynccontextmanager
-    async def _on_the_wire(self) -> AsyncIterator[None]:
+    async def _on_the_wire(self, max_tokens: int) -> AsyncIterator[None]:
         """What goes wrong inside, before an answer could be read, is a `_NoAnswerError`."""
-        watched = self._health.watched() if self._health else contextlib.nullcontext()
+        watched = self._health.watched(max_tokens) if self._health else contextlib.nullcontext()
         try:
             async with watched:
                 yield

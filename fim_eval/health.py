@@ -8,9 +8,10 @@ shows that it is well. Knows no prompt and no task.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fim_eval.errors import EndpointError
 from fim_eval.records import Timeouts
@@ -22,7 +23,7 @@ OVERDUE_TIMES = 10
 """A request is overdue that has waited so many times as long as the slowest of the latest."""
 
 LATEST = 64
-"""Requests that are compared with, at most."""
+"""Requests that are compared with, at most: those that may generate as many tokens."""
 
 FEWEST = 16
 """With fewer nothing is overdue."""
@@ -63,9 +64,10 @@ class Health:
         self._sleep = sleep
         self._notice = notice
         self._recovery: asyncio.Task[None] | None = None
-        self._pending: dict[asyncio.Timeout, float] = {}
-        """When each was sent."""
-        self._waits_s: deque[float] = deque(maxlen=LATEST)
+        self._pending: dict[asyncio.Timeout, tuple[float, int]] = {}
+        """When each was sent, and how many tokens it may generate."""
+        self._waits_s: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=LATEST))
+        """By tokens: a reading of the prompt's probabilities says nothing of a long answer."""
         self._answered_s = clock_s()
 
     @property
@@ -112,8 +114,11 @@ class Health:
             self._notice(f"{self._where}: is back after {self._clock_s() - started:.0f} s")
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
+    async def watched(self, max_tokens: int) -> AsyncIterator[None]:
         """Inside, a request waits for its answer.
+
+        Args:
+            max_tokens: that it may generate.
 
         Raises:
             HungError: `watch` has given it up.
@@ -122,7 +127,8 @@ class Health:
             self._answered_s = self._clock_s()
         try:
             async with asyncio.timeout(None) as pending:
-                sent_s = self._pending[pending] = self._clock_s()
+                sent_s = self._clock_s()
+                self._pending[pending] = (sent_s, max_tokens)
                 try:
                     yield
                 finally:
@@ -130,11 +136,11 @@ class Health:
         except TimeoutError as error:
             if pending.expired():
                 # It would have taken longer: the next one that is slow is waited for longer.
-                self._waits_s.append(self._clock_s() - sent_s)
+                self._waits_s[max_tokens].append(self._clock_s() - sent_s)
                 raise HungError("nothing was generated") from error
             raise
         self._answered_s = self._clock_s()
-        self._waits_s.append(self._answered_s - sent_s)
+        self._waits_s[max_tokens].append(self._answered_s - sent_s)
 
     async def watch(self) -> None:
         """Give up what is asked whenever nothing was answered for long and no token can be had.
@@ -162,18 +168,25 @@ class Health:
                 _expire(pending)
 
     def _give_up_overdue(self) -> None:
-        if self.is_lost or len(self._waits_s) < FEWEST:
+        if self.is_lost:
             return
-        bound_s = max(self._timeouts.overdue_s, OVERDUE_TIMES * max(self._waits_s))
         now_s = self._clock_s()
-        overdue = [one for one, sent_s in self._pending.items() if now_s - sent_s > bound_s]
-        for pending in overdue:
-            _expire(pending)
-        if overdue:
-            self._notice(
-                f"{self._where}: {len(overdue)} requests without an answer for {bound_s:.0f} s, "
-                "while others have theirs; they are given up and asked again"
-            )
+        for max_tokens, waits_s in self._waits_s.items():
+            if len(waits_s) < FEWEST:
+                continue
+            bound_s = max(self._timeouts.overdue_s, OVERDUE_TIMES * max(waits_s))
+            overdue = [
+                pending
+                for pending, (sent_s, most) in self._pending.items()
+                if most == max_tokens and now_s - sent_s > bound_s
+            ]
+            for pending in overdue:
+                _expire(pending)
+            if overdue:
+                self._notice(
+                    f"{self._where}: {len(overdue)} requests without an answer for {bound_s:.0f} "
+                    "s, while others have theirs; they are given up and asked again"
+                )
 
 
 def _expire(pending: asyncio.Timeout) -> None:

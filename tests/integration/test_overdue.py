@@ -33,8 +33,8 @@ async def watching(overdue_s: float) -> AsyncIterator[Health]:
     await asyncio.wait({watch})
 
 
-async def wait(health: Health, seconds: float) -> None:
-    async with health.watched():
+async def wait(health: Health, seconds: float, max_tokens: int = 256) -> None:
+    async with health.watched(max_tokens):
         await asyncio.sleep(seconds)
 
 
@@ -58,4 +58,11 @@ async def test_nothing_is_overdue_before_it_is_known_how_long_answers_take() -> 
     async with watching(overdue_s=0.05) as health:
         for _ in range(FEWEST - 1):
             await wait(health, 0.0)
+        await wait(health, 0.3)
+
+
+async def test_an_answer_is_not_measured_by_requests_that_generate_one_token() -> None:
+    async with watching(overdue_s=0.05) as health:
+        for _ in range(FEWEST):
+            await wait(health, 0.0, max_tokens=1)
         await wait(health, 0.3)
