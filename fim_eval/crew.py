@@ -21,7 +21,7 @@ from fim_eval.limiter import Limiter
 
 WorkT = TypeVar("WorkT")
 
-LOOK_AT_QUEUE_S = 2.0
+LOOK_AT_QUEUE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -34,8 +34,8 @@ class Post(Generic[WorkT]):
 
     limiter: Limiter
     health: Health
-    waiting: Callable[[], Awaitable[float | None]]
-    """Requests that wait inside the server; None where it does not tell."""
+    load: Callable[[], Awaitable[tuple[float, float] | None]]
+    """Prompts that wait inside the server and that it works on; None where it does not tell."""
 
     queue: deque[Sequence[WorkT]] = field(default_factory=deque)
     in_flight: int = 0
@@ -88,6 +88,7 @@ class _Crew(Generic[WorkT]):
         self._clock_s = clock_s
         self._stop = stop
         self._lost: dict[str, EndpointError] = {}
+        self._group: asyncio.TaskGroup | None = None
 
     async def work(self) -> None:
         for post in self._posts:
@@ -95,9 +96,9 @@ class _Crew(Generic[WorkT]):
         # As long as one has work: what a lost server leaves may come to one that was done.
         while any(post.queue for post in self._posts) and not self._stop.is_set():
             try:
-                async with asyncio.TaskGroup() as group:
+                async with asyncio.TaskGroup() as self._group:
                     for post in self._posts:
-                        self._fill(post, group)
+                        self._fill(post, self._group)
             except* FimEvalError as several:
                 raise several.exceptions[0] from None
 
@@ -148,22 +149,40 @@ class _Crew(Generic[WorkT]):
             least.queue.append(post.queue.popleft())
 
     async def look_at_queue(self, post: Post[WorkT]) -> None:
-        """Tell the limiter how many wait inside the server, as long as the server tells."""
-        while (waiting := await post.waiting()) is not None:
-            post.limiter.queued(waiting)
+        """Tell the limiter how much waits inside the server; without end, if the server tells."""
+        has_told = False
+        while (load := await post.load()) is not None or has_told:
+            has_told = has_told or load is not None
+            if load is None:
+                post.limiter.not_told()
+            elif post.queue:
+                # With nothing left to ask, the server's load says nothing of the limit.
+                post.limiter.queued(*load, self._clock_s())
+                # Only beside a worker: without one the group may be at its end.
+                if self._group is not None and post.in_flight:
+                    self._fill(post, self._group)
             await asyncio.sleep(LOOK_AT_QUEUE_S)
 
 
-async def requests_waiting(http: httpx.AsyncClient) -> float | None:
-    """Of vLLM's own count, `vllm:num_requests_waiting` at `/metrics`; None where there is none."""
+async def load_of(http: httpx.AsyncClient) -> tuple[float, float] | None:
+    """Prompts that wait and that are worked on, by vLLM's own count at `/metrics`.
+
+    None where there is none.
+    """
     base = str(http.base_url).rstrip("/").removesuffix("/v1")
     try:
         response = await http.get(f"{base}/metrics", timeout=5.0)
     except httpx.RequestError:
         return None
+    waiting, running = (
+        _counted(response.text, f"vllm:num_requests_{state}{{") for state in ("waiting", "running")
+    )
+    return None if waiting is None or running is None else (waiting, running)
+
+
+def _counted(metrics: str, name: str) -> float | None:
+    """The sum over a server's engines."""
     counts = [
-        float(line.rpartition(" ")[2])
-        for line in response.text.splitlines()
-        if line.startswith("vllm:num_requests_waiting{")
+        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(name)
     ]
     return sum(counts) if counts else None

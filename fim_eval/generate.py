@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fim_eval.client import Client
-from fim_eval.crew import Post, requests_waiting, work_off
+from fim_eval.crew import Post, load_of, work_off
 from fim_eval.errand import (
     Asked,
     Asker,
@@ -356,7 +356,7 @@ class _Session:
             partial(self._ask, ask, server),
             limiter,
             here.health,
-            partial(requests_waiting, http),
+            partial(load_of, http),
         )
 
     def begin(self, pending: int) -> None:

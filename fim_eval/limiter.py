@@ -1,9 +1,12 @@
 """How many prompts may be in flight: what a server bears, found out while it works. Pure.
 
 It is told what happens and when; it holds no clock and starts nothing. As congestion control does:
-up while more in flight gives more answers a second, down at once where the server refuses or its
-queue grows. The numbers are ours; the scheme is that of TCP's slow start and multiplicative
-decrease (https://www.rfc-editor.org/rfc/rfc5681).
+up while more in flight gives more answers a second, down at once where the server refuses. Where
+the server tells its queue, each client keeps a short one of its own in it, reckoned from the whole:
+then the server is never idle, and clients that know nothing of each other share it about evenly
+(docs/decisions/0026). The numbers are ours; the schemes are those of TCP's slow start and
+multiplicative decrease (https://www.rfc-editor.org/rfc/rfc5681) and of TCP Vegas
+(https://doi.org/10.1109/49.464716).
 """
 
 from __future__ import annotations
@@ -11,7 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Reason = Literal["start", "faster", "no faster", "trying", "overloaded", "queueing"]
+Reason = Literal[
+    "start", "no queue", "faster", "no faster", "trying", "overloaded", "short queue", "queueing"
+]
+
+START_UP = 2.0
+"""At the beginning, for as long as the server tells that nothing waits."""
 
 UP = 1.5
 FASTER = 1.05
@@ -23,19 +31,24 @@ OFTEN = 0.1
 that now and then refuses one says nothing of how many it bears."""
 
 CALM = 3
-"""Rounds without growth after an overload."""
+"""Rounds before more is tried again where the server tells that nothing waits."""
 
 STEADY = 10
-"""Rounds after which more is tried again."""
+"""Rounds before more is tried again elsewhere; after an overload, `CALM` more."""
 
 LEAST_S = 1.0
 """A round is at least so long, and at least as many answers as may be in flight."""
 
-LONG_QUEUE = 0.5
-"""Of what is in flight, waiting at the server: then there is too much."""
+SHORT_QUEUE = 0.25
+"""Own prompts that wait at the server, for each prompt that it works on: with fewer there may be
+more in flight, or it runs dry when several are answered at once."""
 
-SHORT_QUEUE = 0.1
-"""Up to here there may be more."""
+LONG_QUEUE = 0.5
+"""With more there is too much: they wait, and are answered no sooner."""
+
+LEAST = 32
+"""A queue never takes a client below this: one that always gives way to others that do not would
+ask nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +79,17 @@ class Limiter:
     _requests_before: int = field(init=False, default=0)
     _refused: int = field(init=False, default=0)
     _overloaded: bool = field(init=False, default=False)
-    _queue: float = field(init=False, default=0.0)
+    _queue: tuple[float, float] | None = field(init=False, default=None)
+    """Prompts that wait at the server and that it works on, of all clients, when it last told."""
+
+    _tells: bool = field(init=False, default=False)
+    _starting: bool = field(init=False, default=True)
+    """Neither a queue nor a refusal was seen, and it has not got slower."""
+
     _best: tuple[float, int] = field(init=False, default=(0.0, 0))
     _growing: bool = field(init=False, default=True)
-    _rounds: int = field(init=False, default=0)
+    _rest: int = field(init=False, default=0)
+    """Rounds before there may be more again."""
 
     def __post_init__(self) -> None:
         self.limit = min(self.start, self.ceiling)
@@ -84,7 +104,9 @@ class Limiter:
         self._answers += prompts
         self._requests += 1
         since_s = now_s if self._since_s is None else self._since_s
-        if now_s - since_s >= LEAST_S and self._answers >= self.limit:
+        # What was told before this round tells of another limit: it is waited for.
+        is_told = self._queue is not None or not self._tells
+        if is_told and now_s - since_s >= LEAST_S and self._answers >= self.limit:
             self._end_round(now_s, self._answers / (now_s - since_s))
 
     def overloaded(self, now_s: float) -> None:
@@ -93,37 +115,61 @@ class Limiter:
         seen = self._refused + self._requests + self._requests_before
         if not self._overloaded and self._refused > OFTEN * seen:
             # Once a round: what was sent before the limit fell is refused, too.
-            self._overloaded = True
+            self._overloaded, self._starting = True, False
             self._set(now_s, 0.0, max(1, int(self.limit * DOWN)), "overloaded")
 
-    def queued(self, waiting: float) -> None:
-        """So many requests wait inside the server, by its own count."""
-        self._queue = waiting
+    def queued(self, waiting: float, running: float, now_s: float) -> None:
+        """By the server's own count, of all its clients: prompts that wait and that it works on."""
+        self._tells, self._queue = True, (waiting, running)
+        self._starting = self._starting and not waiting
+        if not (self._starting and running) or self._since_s is None:
+            return
+        if now_s - self._since_s >= LEAST_S and self.limit < self.ceiling:
+            self._set(now_s, 0.0, self._more(START_UP), "no queue")
+            self._new_round(now_s)
+
+    def not_told(self) -> None:
+        """The server does not tell its queue, or does not any more."""
+        self._tells, self._queue = False, None
 
     def _end_round(self, now_s: float, rate: float) -> None:
-        self._rounds += 1
-        share = self._queue / self.limit
+        self._rest = max(0, self._rest - 1)
         if self._overloaded:
-            self._overloaded, self._growing, self._rounds = False, False, -CALM
-        elif share > LONG_QUEUE:
-            self._growing = False
-            self._set(now_s, rate, max(1, int(self.limit * DOWN)), "queueing")
+            self._overloaded, self._growing, self._rest = False, False, CALM + STEADY
+        elif self._queue is not None and self._queue[0]:
+            self._keep_queue(now_s, rate, *self._queue)
         elif self._growing:
             if rate > self._best[0] * FASTER:
                 self._best = (rate, self.limit)
-                if share <= SHORT_QUEUE:
-                    self._set(now_s, rate, self._more(), "faster")
+                self._set(now_s, rate, self._more(), "faster")
             else:
-                self._growing, self._rounds = False, 0
+                self._growing, self._starting = False, False
+                self._rest = CALM if self._tells else STEADY
                 self._set(now_s, rate, self._best[1], "no faster")
-        elif self._rounds >= STEADY and share <= SHORT_QUEUE:
-            self._best, self._growing, self._rounds = (rate, self.limit), True, 0
+        elif not self._rest:
+            self._best, self._growing = (rate, self.limit), True
             self._set(now_s, rate, self._more(), "trying")
-        self._since_s, self._answers = now_s, 0
+        self._new_round(now_s)
+
+    def _new_round(self, now_s: float) -> None:
+        self._since_s, self._answers, self._queue = now_s, 0, None
         self._requests_before, self._requests, self._refused = self._requests, 0, 0
 
-    def _more(self) -> int:
-        return min(self.ceiling, max(self.limit + 1, int(self.limit * UP)))
+    def _keep_queue(self, now_s: float, rate: float, waiting: float, running: float) -> None:
+        """Let as many wait as is good. Of all who wait our share is as of all in flight."""
+        own = self.limit * waiting / (waiting + running)
+        short, long = SHORT_QUEUE * running, LONG_QUEUE * running
+        wanted = int(self.limit - own + (short + long) / 2)
+        if own > long:
+            self._growing = False
+            least = min(self.limit, LEAST)
+            self._set(now_s, rate, max(least, int(self.limit * DOWN), wanted), "queueing")
+        elif own < short and not self._rest:
+            self._growing = False
+            self._set(now_s, rate, min(self._more(), wanted), "short queue")
+
+    def _more(self, times: float = UP) -> int:
+        return min(self.ceiling, max(self.limit + 1, int(self.limit * times)))
 
     def _set(self, now_s: float, rate: float, limit: int, reason: Reason) -> None:
         if limit != self.limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -19,6 +20,7 @@ from aiohttp import web
 from fim_eval.errors import ServerChangedError
 from fim_eval.generate import Request, RunResult, run
 from fim_eval.journal import read_generations, read_limits
+from fim_eval.limiter import LEAST
 from fim_eval.mock import FAULTS, Behaviour, Fault, Known, MockServer
 from fim_eval.order import is_streamed
 from fim_eval.recipe import Recipe
@@ -119,6 +121,21 @@ async def test_a_retry_after_is_waited_for(tmp_path: Path) -> None:
     assert result.answered == 12
     assert time.monotonic() - started >= 1.0
     assert "overloaded" in {change.reason for change in read_limits(tmp_path)}
+
+
+async def test_two_runs_that_share_a_server_do_not_take_each_others_queue_for_their_own(
+    tmp_path: Path,
+) -> None:
+    shared = {"tasks": made_tasks(500), "batch": 8, "concurrency": 256, "timeouts": Timeouts()}
+    async with serving(Behaviour(most_running=32, first_token_s=0.2)) as (_, endpoint):
+        results = await asyncio.gather(
+            *(ask(request(endpoint, tmp_path / name, **shared)) for name in ("a", "b"))
+        )
+    assert [one.answered for one in results] == [500, 500]
+    for name in ("a", "b"):
+        changes = read_limits(tmp_path / name)
+        assert "queueing" in {change.reason for change in changes}
+        assert min(change.limit for change in changes) >= LEAST
 
 
 async def test_a_dead_engine_is_waited_for_until_it_is_back(tmp_path: Path) -> None:
