@@ -207,7 +207,7 @@ def show_comparison(found: Comparison, width: int | None = None) -> Table:
         ):
             columns.setdefault(header, []).append(cell)
     names = [flip.metric for flip in found.flips]
-    first = f"{found.tasks} tasks,\n{found.policy}"
+    first = f"{found.tasks} tasks,{' ' if width is None else chr(10)}{found.policy}"
     spared = SPARED[any(flip.unresolved for flip in found.flips) :]
     room = None if width is None else width - 4 - max(map(len, [*names, *first.split("\n")]))
     missing = left_out(columns, spared, room, gap=2)
