@@ -214,7 +214,8 @@ def _raised(
     where: object, kind: str, text: str, line: int | None, checks: Sequence[Check]
 ) -> Ruling:
     detail = f"{_place(where)}: {kind}" + (f": {text[:200]}" if text else "")
-    if line is not None and 0 < line < 10**9:
+    # Syntax errors name their line.
+    if line is not None and 0 < line < 10**9 and not detail.endswith(f"line {line})"):
         detail += f" (line {line})"
     if where == "compile":
         return Ruling("syntax-error", detail.removeprefix("compile: "))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import warnings
 from bisect import bisect_right
 from codeop import PyCF_ALLOW_INCOMPLETE_INPUT  # type: ignore[attr-defined]  # not in typeshed
@@ -86,13 +87,19 @@ def longest_parsing(before: str, filling: str, ends: Sequence[int], after: str) 
         if parses(before + filling[:end] + after):
             return end
     rest = ends[_PLAIN_TRIES:]
+    if "\0" in before + after:
+        return None
+    if (nul := filling.find("\0")) >= 0:
+        rest = [end for end in rest if end <= nul]
     if not rest:
         return None
-    rest = rest[_hopeless(before, filling, rest) :]
-    text = before + filling
-    outline = _Outline(text, after)
-    for end in rest:
-        reduced = outline.reduced(len(before) + end)
+    text, places, suffix = _as_tokenized(
+        before + filling, [len(before) + end for end in rest], after
+    )
+    hopeless = _hopeless(text, places)
+    outline = _Outline(text, suffix)
+    for end, place in zip(rest[hopeless:], places[hopeless:], strict=True):
+        reduced = outline.reduced(place)
         if reduced is not None and parses(reduced) and parses(before + filling[:end] + after):
             return end
     return None
@@ -101,24 +108,60 @@ def longest_parsing(before: str, filling: str, ends: Sequence[int], after: str) 
 _PLAIN_TRIES = 8
 
 
-def _hopeless(before: str, filling: str, ends: Sequence[int]) -> int:
-    """How many of the `ends`, which fall, are beyond an error that no continuation repairs.
+def _as_tokenized(text: str, places: Sequence[int], after: str) -> tuple[str, list[int], str]:
+    r"""The same with the line breaks that Python's tokenizer makes of `\r\n` and `\r`.
+
+    Args:
+        text: of a program.
+        places: where it may be cut.
+        after: what comes after the cut.
+
+    >>> _as_tokenized("a\r\nb\rc", [6, 5, 3, 2], "\nd\r")
+    ('a\nb\nc', [5, 3, 2, 1], '\nd\n')
+    """
+    if "\r" not in text and "\r" not in after:
+        return text, list(places), after
+    pairs = [found.end() for found in re.finditer("\r\n", text)]
+    # Cut after a carriage return, what follows may begin with the other half of a line break.
+    joined = after.startswith("\n")
+    return (
+        _newlines(text),
+        [
+            place - bisect_right(pairs, place) - (joined and text[place - 1 : place] == "\r")
+            for place in places
+        ],
+        _newlines(after),
+    )
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _hopeless(text: str, places: Sequence[int]) -> int:
+    """How many of the places, which fall, are beyond an error that no continuation repairs.
 
     A parser that reads from left to right, and has failed before it saw the end, fails in the same
     way whatever follows.
     """
     whole_lines = [
-        place for place, end in enumerate(ends) if end and filling[end - 1] == "\n"
+        nth for nth, place in enumerate(places) if place and text[place - 1] == "\n"
     ]  # within a line the last word may go on
     # From the longest to the shortest: hopeless up to some place, then not.
     low, high = 0, len(whole_lines)
     while low < high:
         middle = (low + high) // 2
-        if _may_go_on(before + filling[: ends[whole_lines[middle]]]):
+        # That a program nests too deep is only told of one that is complete: a few lines less may
+        # be, and what is beyond repair stays so.
+        near = whole_lines[middle : middle + _NEAR]
+        if all(_may_go_on(text[: places[nth]]) for nth in near):
             high = middle
         else:
             low = middle + 1
     return whole_lines[low - 1] + 1 if low else 0
+
+
+_NEAR = 3
 
 
 def _may_go_on(code: str) -> bool:
@@ -172,21 +215,25 @@ _FORMATTED = {
 """The rest of an f-string whose fields hold nothing that may be read in two ways: since Python 3.12
 an f-string's own quote may stand in them."""
 _OPENS = {")": "(", "]": "[", "}": "{"}
-_GOES_ON = re.compile(r"(?:else|elif|except|finally)\b|\\")
-"""How a line begins that is no statement of its own, or that does not show whether it is one."""
+_FIELDS_HOLD_ANYTHING = sys.version_info >= (3, 12)
+"""Before, an f-string ended at its first quote as any string does."""
+_INDENT = re.compile(r"(?:[ \t\f]|\\\n)*")
+_CLAUSE = re.compile(r"(?:else|elif|except|finally)\b")
+_REPEATED = ("elif", "except")
+"""Clauses that may follow one of their own kind."""
 
 _NO_STATE = _State("", "", continued=False)
 
 
-class _BracketError(Exception):
-    """A bracket closes none, or another one."""
+class _BrokenError(Exception):
+    """A bracket closes none, or another one; or nothing ends a string in its line."""
 
 
 def _after(text: str, state: _State) -> _State | None:
     """The state at the end of a text that begins in `state`; None where it is not known.
 
     Raises:
-        _BracketError: the text is part of no program.
+        _BrokenError: the text is part of no program.
     """
     brackets, quote, continued = state
     place = 0
@@ -195,9 +242,9 @@ def _after(text: str, state: _State) -> _State | None:
         if quote:
             end = _TO_END[quote].match(text, place)
             if end is None:
-                # The line of a string that a backslash carries on, or one that nothing ends.
-                known = len(quote) == 3 or text.endswith("\\\n")
-                return _State(brackets, quote, continued=False) if known else None
+                if len(quote) == 1 and not text.endswith("\\\n"):
+                    raise _BrokenError
+                return _State(brackets, quote, continued=False)
             place, quote = end.end(), ""
             continue
         piece = _PIECE.match(text, place)
@@ -205,7 +252,8 @@ def _after(text: str, state: _State) -> _State | None:
         place = piece.end()
         if piece["quote"]:
             quote = piece["quote"]
-            if not {"f", "t"}.isdisjoint(piece["prefix"].lower()):
+            formatted = not {"f", "t"}.isdisjoint(piece["prefix"].lower())
+            if formatted and _FIELDS_HOLD_ANYTHING:
                 whole = _FORMATTED[quote].match(text, place)
                 if whole is None:
                     return None
@@ -214,7 +262,7 @@ def _after(text: str, state: _State) -> _State | None:
             brackets += piece["open"]
         elif piece["close"]:
             if not brackets.endswith(_OPENS[piece["close"]]):
-                raise _BracketError
+                raise _BrokenError
             brackets = brackets[:-1]
         elif piece["continued"]:
             continued = True
@@ -228,6 +276,9 @@ class _Open(NamedTuple):
     """What stands before it in the outline."""
 
     column: int
+    clause: str
+    """The word it begins with, if it goes on with a statement that has begun; else empty."""
+
     text: str
 
 
@@ -244,13 +295,18 @@ class _Line(NamedTuple):
     statement: int
     """Where the statement begins that the line is part of; its own start if it begins one."""
 
+    broken: bool = False
+    """What is before it begins no program."""
+
 
 class _Outline:
     """A text, of which the statements that are over can be left out.
 
-    Where a line begins a statement in a block, those before it in the same block are whole: the
-    program parses with them if and only if it does without them, as a block is any number of
-    statements but none. What has an `else` or the like behind it is not over.
+    Where a line begins a statement in a block, those before it in the same block are whole: what
+    follows the line parses with them if and only if it does without them, as a block is any number
+    of statements but none. So is the block before an `else` or the like, and of two `elif` or two
+    `except` the first. The statement before the line in question always stays: it may lack
+    something.
     """
 
     def __init__(self, text: str, after: str) -> None:
@@ -261,26 +317,18 @@ class _Outline:
         self._starts = [line.start for line in self._lines]
 
     def _read(self) -> Iterator[_Line]:
-        odd = any(mark in part for mark in "\r\f\0" for part in (self._text, self._suffix))
-        state: _State | None = None if odd else _NO_STATE
-        line = _Line(0, state, None, 0)
+        line = _Line(0, _NO_STATE, None, 0)
         yield line
         place = 0
         while line.state is not None and (place := self._text.find("\n", line.start) + 1):
-            words = self._text[line.start : place]
             try:
-                state = _after(words, line.state)
-            except _BracketError:
-                state = None
+                state = _after(self._text[line.start : place], line.state)
+            except _BrokenError:
+                yield _Line(place, None, None, 0, broken=True)
+                return
             around, statement = line.open, line.statement
-            if line.statement == line.start:
-                if words.lstrip(" \t").startswith("\\"):
-                    state = None
-                around = _around(around, words)
             if state == _NO_STATE:
-                told = self._text[statement:place]
-                if statement < line.start or _says_something(words):
-                    around = _Open(around, _column(told), told)
+                around = _with(around, self._text[statement:place])
                 statement = place
             line = _Line(place, state, around, statement)
             yield line
@@ -288,6 +336,8 @@ class _Outline:
     def reduced(self, end: int) -> str | None:
         """A program that parses if `text[:end] + after` does; None if that does not, surely."""
         line = self._lines[bisect_right(self._starts, end) - 1]
+        if line.broken:
+            return None
         if line.state is None:
             return self._text[:end] + self._suffix
         rest = self._text[line.start : end] + self._suffix
@@ -299,10 +349,8 @@ class _Outline:
             ends = _ends_well(rest, line.state)
         if not ends:
             return None
-        around = line.open
-        if line.statement == line.start:
-            around = _around(around, rest)
         parts = [self._text[line.statement : line.start] + rest]
+        around = line.open
         while around is not None:
             parts.append(around.text)
             around = around.within
@@ -313,26 +361,57 @@ def _ends_well(text: str, state: _State) -> bool:
     """Whether all that is open at the beginning of a text may be closed at its end."""
     try:
         last = _after(text, state)
-    except _BracketError:
+    except _BrokenError:
         return False
     return last is None or not (last.brackets or last.quote)
 
 
-def _says_something(line: str) -> bool:
-    return line.lstrip(" \t")[:1] not in ("", "\n", "#")
-
-
-def _column(line: str) -> int:
-    words = line.lstrip(" \t")
-    return len(line[: len(line) - len(words)].expandtabs(8))
-
-
-def _around(before: _Open | None, text: str) -> _Open | None:
-    """What is still open before a text that begins a line."""
-    line = text.partition("\n")[0]
-    if not _says_something(line) or _GOES_ON.match(line.lstrip(" \t")):
+def _with(before: _Open | None, statement: str) -> _Open | None:
+    """What is open after one more statement, or line without one."""
+    indent = _indent(statement)
+    if statement[len(indent) : len(indent) + 1] in ("", "\n", "#"):
         return before
-    column = _column(line)
-    while before is not None and before.column >= column:
-        before = before.within
-    return before
+    column = _column(indent)
+    clause = _CLAUSE.match(statement, len(indent))
+    if clause is None:
+        while before is not None and before.column >= column:
+            before = before.within
+        return _Open(before, column, "", statement)
+    block = None
+    around = before
+    while around is not None and around.column > column:
+        block, around = around, around.within
+    if around is None or around.column != column:
+        # It belongs to nothing: whatever follows, this is no program.
+        return _Open(before, column, clause[0], statement)
+    if around.clause == clause[0] and clause[0] in _REPEATED:
+        around = around.within
+    elif block is not None:
+        around = _Open(around, block.column, "", _indent(block.text) + "pass\n")
+    return _Open(around, column, clause[0], statement)
+
+
+def _indent(statement: str) -> str:
+    found = _INDENT.match(statement)
+    assert found is not None  # noqa: S101 - it matches the empty text
+    return found[0]
+
+
+def _column(indent: str) -> int:
+    """As the tokenizer counts, from the last form feed.
+
+    Where a backslash ends a line that is indented, its indentation is the statement's.
+    """
+    column = 0
+    first = 0
+    for mark in indent:
+        match mark:
+            case " ":
+                column += 1
+            case "\t":
+                column = (column // 8 + 1) * 8
+            case "\f":
+                column = 0
+            case "\\":
+                first = first or column
+    return first or column

@@ -344,7 +344,7 @@ def _tell(plans: Sequence[ServerPlan], device: Device, whole: dict[str, float]) 
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(_table(plans, device))
+    console.print(_table(plans, device, console.width if sys.stdout.isatty() else None))
     rounded = {name: f"{value:,.0f}" for name, value in whole.items()}
     console.print(
         f"In all: {rounded['tasks']} tasks, {rounded['requests']} requests, "
@@ -359,21 +359,48 @@ def _tell(plans: Sequence[ServerPlan], device: Device, whole: dict[str, float]) 
     )
 
 
-def _table(plans: Sequence[ServerPlan], device: Device) -> Table:
+COLUMNS = (
+    "model", "starts\non", "TP x\nPP", "weights\nGB/GPU", "cache\nGB/GPU", "cache\ntokens",
+    "in\nflight", "prefill\nms", "token\nms", "requests\n/s", "bound by", "servers", "time",
+)  # fmt: skip
+SPARED = (
+    "cache\nGB/GPU", "cache\ntokens", "in\nflight", "starts\non", "prefill\nms", "token\nms",
+    "weights\nGB/GPU",
+)  # fmt: skip
+"""Left out first where a terminal is narrow."""
+
+
+def _table(plans: Sequence[ServerPlan], device: Device, width: int | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
+    from fim_eval.terminal import left_out, no_room
+
+    rows = _rows(plans)
+    columns = {header: [row[place] for row in rows] for place, header in enumerate(COLUMNS)}
+    # Rich puts a blank at the edges too.
+    missing = left_out(columns, SPARED, width and width - 2, gap=2)
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_style="",
+        title=f"{device.name}: {device.source}", caption=no_room(missing, "--json has all"),
+    )  # fmt: skip
+    shown = [header for header in COLUMNS if header not in missing]
+    for header in shown:
+        words = header in ("model", "bound by")
+        table.add_column(header, justify="left" if words else "right", no_wrap=True)
+    for place in range(len(rows)):
+        table.add_row(*(columns[header][place] for header in shown))
+    return table
+
+
+def _rows(plans: Sequence[ServerPlan]) -> list[list[str]]:
+    """A line per model, then one per workload of it: a cell for each of `COLUMNS`."""
     from fim_eval.plan import GB
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"{device.name}: {device.source}", title_style="")
-    for column in ("model", "starts\non", "TP x\nPP", "weights\nGB/GPU", "cache\nGB/GPU",
-                   "cache\ntokens", "in\nflight", "prefill\nms", "token\nms", "requests\n/s",
-                   "bound by", "servers", "time"):  # fmt: skip
-        words = column in ("model", "bound by")
-        table.add_column(column, justify="left" if words else "right", no_wrap=words)
+    rows = []
     for one in plans:
         layout = one.layout
-        table.add_row(
+        rows.append([
             one.model.rpartition("/")[2],
             str(one.starts_on.gpus),
             f"{layout.tensor_parallel} x {layout.pipeline_parallel}",
@@ -383,9 +410,9 @@ def _table(plans: Sequence[ServerPlan], device: Device) -> Table:
             *[""] * 5,
             str(one.replicas),
             _time(one.wall_s),
-        )
-        for each in one.estimates:
-            table.add_row(
+        ])  # fmt: skip
+        rows += [
+            [
                 f"  {each.workload.name}: {each.workload.prompt_tokens:.0f} in, "
                 f"{each.workload.new_tokens:.0f} out",
                 *[""] * 5,
@@ -397,8 +424,10 @@ def _table(plans: Sequence[ServerPlan], device: Device) -> Table:
                 each.limit,
                 "",
                 "",
-            )  # fmt: skip
-    return table
+            ]
+            for each in one.estimates
+        ]  # fmt: skip
+    return rows
 
 
 def _time(seconds: float) -> str:

@@ -123,7 +123,7 @@ def compare(
     if not any(flip.metric == "passed" for flip in found.flips):
         say("passed tests are not compared: only judged runs have them (`fim-eval verify`)")
     console = Console() if sys.stdout.isatty() else Console(width=140)
-    console.print(show_comparison(found))
+    console.print(show_comparison(found, console.width if sys.stdout.isatty() else None))
     for flip in found.flips:
         for word, names in (("changed" if flip.metric == "text" else "gained", flip.gained),
                             ("lost", flip.lost)):  # fmt: skip

@@ -217,7 +217,7 @@ def caveats_of(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) -
         set_apart: whether runs of the official files are only put beside published numbers.
     """
     return (
-        *_rehearsed(runs),
+        *_rehearsed(found, runs),
         *_unresolved(found),
         *_of_models(found),
         *_of_tasks(found, runs, set_apart=set_apart),
@@ -232,8 +232,10 @@ def is_rehearsed(run: ScoredRun) -> bool:
     return (run.manifest.identity.server_version or "").endswith("-mock")
 
 
-def _rehearsed(runs: Sequence[ScoredRun]) -> Iterator[str]:
-    names = sorted({_plain(run.manifest.identity.model) for run in runs if is_rehearsed(run)})
+def _rehearsed(found: Findings, runs: Sequence[ScoredRun]) -> Iterator[str]:
+    rehearsed = {run.manifest.identity.model for run in runs if is_rehearsed(run)}
+    by_size = dict.fromkeys(row.model for row in found.rows) | dict.fromkeys(sorted(rehearsed))
+    names = [_plain(model) for model in by_size if model in rehearsed]
     if names:
         yield (
             f"This is a rehearsal: the answers of {_and(names)} come from `fim-eval mock-server`, "
@@ -321,7 +323,14 @@ def _of_tasks(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) ->
 
 
 def _of_noise(found: Findings) -> Iterator[str]:
+    quiet = [noise for noise in found.noise if not noise.text_changed]
+    if len(quiet) > 1:
+        names = "; ".join(f"{_plain(noise.model)}, {noise.strategy}" for noise in quiet)
+        asked = sum(noise.tasks for noise in quiet)
+        yield f"Asked again, none of {asked:,} answers changed ({names})."
     for noise in found.noise:
+        if len(quiet) > 1 and noise in quiet:
+            continue
         passed = (
             "passed tests unknown"
             if noise.passed_changed is None

@@ -15,6 +15,7 @@ from fim_eval.records import Record
 from fim_eval.report.estimates import Questions, Values, combined
 from fim_eval.report.findings import Estimate
 from fim_eval.report.scored import ScoredRun, check_tasks
+from fim_eval.terminal import left_out, no_room
 from fim_eval.words import Policy
 
 Flipped = Literal["text", "exact_match", "exact_match_rstrip", "passed"]
@@ -178,27 +179,52 @@ def _values(both: pl.DataFrame, column: str) -> Values:
     )
 
 
-def show_comparison(found: Comparison) -> Table:
-    """The comparison for a terminal, in percentage points."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"{found.tasks} tasks, {found.policy}", overflow="fold")
-    for header in (
-        "both\nright", "only\nfirst", "only\nsecond", "neither", "flipped\n%", "unresolved",
-        "second - first\npoints", "95 %\ninterval", "p",
-    ):  # fmt: skip
-        table.add_column(header, justify="right", no_wrap=True)
+SPARED = ("unresolved", "neither", "both\nright", "flipped\n%")
+"""Left out first where a terminal is narrow; `unresolved` only where nothing is."""
+
+
+def show_comparison(found: Comparison, width: int | None = None) -> Table:
+    """The comparison for a terminal, in percentage points.
+
+    Args:
+        found: by `compare`.
+        width: columns of the terminal; what does not fit is left out, and named below. None: all.
+    """
+    columns: dict[str, list[str]] = {}
     for flip in found.flips:
         known = found.tasks - flip.unresolved
-        counts = (flip.both, flip.only_first, flip.only_second, flip.neither)
-        table.add_row(
-            flip.metric,
-            *("–" if count is None else str(count) for count in counts),
-            f"{100 * flip.changed / known:.2f}" if known else "–",
-            str(flip.unresolved),
-            *_shown(flip.difference),
-            "–" if flip.p_permutation is None else f"{flip.p_permutation:.3g}",
-        )
+        points, interval = _shown(flip.difference)
+        for header, cell in (
+            ("both\nright", _count(flip.both)),
+            ("only\nfirst", _count(flip.only_first)),
+            ("only\nsecond", _count(flip.only_second)),
+            ("neither", _count(flip.neither)),
+            ("flipped\n%", f"{100 * flip.changed / known:.2f}" if known else "–"),
+            ("unresolved", str(flip.unresolved)),
+            ("second - first\npoints", points),
+            ("95 %\ninterval", interval),
+            ("p", "–" if flip.p_permutation is None else f"{flip.p_permutation:.3g}"),
+        ):
+            columns.setdefault(header, []).append(cell)
+    names = [flip.metric for flip in found.flips]
+    first = f"{found.tasks} tasks,{' ' if width is None else chr(10)}{found.policy}"
+    spared = SPARED[any(flip.unresolved for flip in found.flips) :]
+    room = None if width is None else width - 4 - max(map(len, [*names, *first.split("\n")]))
+    missing = left_out(columns, spared, room, gap=2)
+    for header in missing:
+        del columns[header]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for header in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    for place, name in enumerate(names):
+        table.add_row(name, *(cells[place] for cells in columns.values()))
+    table.caption = no_room(missing, "--json has all")
     return table
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else str(number)
 
 
 def _shown(difference: Estimate | None) -> tuple[str, str]:

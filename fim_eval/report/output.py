@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import has_manifest
-from fim_eval.terminal import printable
+from fim_eval.terminal import left_out, no_room, printable
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -77,18 +77,15 @@ def show(summary: pl.DataFrame, width: int | None = None) -> Table:
         width: columns of the terminal; what does not fit is left out, and named below. None: all.
     """
     columns = _columns(summary)
-    left_out = []
-    for header in SPARED:
-        if width is None or NAMES_WIDTH + sum(map(_width, columns.items())) <= width:
-            break
-        if columns.pop(header, None) is not None:
-            left_out.append(header.replace("\n", " "))
+    cells = {header: [cell.plain for cell in column] for header, column in columns.items()}
+    missing = left_out(cells, SPARED, None if width is None else width - NAMES_WIDTH)
+    for header in missing:
+        del columns[header]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold", min_width=17)
     for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    if left_out:
-        table.caption = f"no room for {', '.join(left_out)}: see summary.csv"
+    table.caption = no_room(missing, "see summary.csv")
     before = ""
     for place, row in enumerate(summary.iter_rows(named=True)):
         # A server chooses its model's name: neither markup nor control codes pass.
@@ -96,7 +93,7 @@ def show(summary: pl.DataFrame, width: int | None = None) -> Table:
         if names != before:
             table.add_row(Text(names, "bold"))
         before = names
-        table.add_row(Text(f"  {row['policy']}"), *(cells[place] for cells in columns.values()))
+        table.add_row(Text(f"  {row['policy']}"), *(column[place] for column in columns.values()))
     return table
 
 
@@ -133,12 +130,6 @@ def _columns(summary: pl.DataFrame) -> dict[str, list[Text]]:
         for header, cell in cells.items():
             columns.setdefault(header, []).append(cell if isinstance(cell, Text) else Text(cell))
     return columns
-
-
-def _width(column: tuple[str, Sequence[Text]]) -> int:
-    """Of its longest line, and the space behind it."""
-    header, cells = column
-    return 1 + max(map(len, [*header.split("\n"), *(cell.plain for cell in cells)]))
 
 
 def _rate(row: dict[str, float | None], name: str) -> str:

@@ -194,7 +194,9 @@ class Zygote:
     def _execution(self, header: dict[str, Any], output: bytes, marker: str) -> Execution:
         if header["end"] == "not-compiled":
             kind, text, line = header["error"]
-            where = "" if line is None else f" (line {line})"
+            # Syntax errors name their line themselves.
+            named = line is None or text.endswith(f"line {line})")
+            where = "" if named else f" (line {line})"
             return Execution(end="not-compiled", error=f"{kind}: {text}{where}")
         execution = Execution(
             end=header["end"],

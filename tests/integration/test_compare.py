@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.report import compare, read_scored
-from fim_eval.report.comparison import Comparison, Flip
+from fim_eval.report.comparison import Comparison, Flip, show_comparison
 from tests.integration import InProcess
 from tests.integration.simulated import Simulated, Suite, answer, suite, write_run
 
@@ -56,6 +58,17 @@ def test_every_flip_is_counted_and_named(runs: tuple[Path, Path]) -> None:
     assert passed.difference is not None
     assert passed.difference.value == pytest.approx((len(gained) - len(lost)) / 80)
     assert found["exact_match"].changed < found["text"].changed
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_gets_whole_columns(runs: tuple[Path, Path], width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(show_comparison(compared(*runs), width))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert "exact_match_rstrip " in shown
+    assert ("no room for" in shown) is (width == 80)
 
 
 def test_what_differs_between_the_runs_is_named(runs: tuple[Path, Path]) -> None:

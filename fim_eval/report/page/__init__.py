@@ -10,13 +10,13 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from string import Template
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.report.browser import Browsed
 from fim_eval.report.figures import Drawn, draw, write_figures
-from fim_eval.report.findings import Findings
+from fim_eval.report.findings import Findings, Run
 from fim_eval.report.page.markup import Html, join, tag, text
 from fim_eval.report.page.packing import pack
 from fim_eval.report.page.sections import answer, appendix, contents, sections
@@ -78,7 +78,7 @@ def _page(findings: Findings, browsed: Browsed, drawn: Sequence[Drawn]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     there = bool(browsed.tasks)
     index, pieces = pack(browsed, findings.headline_policy) if there else ("", [])
-    datasets = ", ".join(dict.fromkeys(run.dataset for run in findings.runs))
+    datasets = ", ".join(dict.fromkeys(_dataset(run) for run in findings.runs))
     return Template(ours.joinpath("page.html").read_text(encoding="utf-8")).substitute(
         # Nothing is loaded; only the one script runs, whatever a text contrives to add.
         policy=text(
@@ -109,3 +109,12 @@ def _page(findings: Findings, browsed: Browsed, drawn: Sequence[Drawn]) -> str:
             )
         ),
     )
+
+
+def _dataset(run: Run) -> str:
+    """Of a file, its name: that it was one says little."""
+    match run.manifest.get("task_facts"):
+        case {"dataset": {"name": "file", "source": str(source)}}:
+            return PurePath(source).name
+        case _:
+            return run.dataset

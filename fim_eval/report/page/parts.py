@@ -236,5 +236,6 @@ def _bar(estimate: Estimate, scale: tuple[float, float]) -> Html | None:
         tag("path", d=f"M{place(0)} 0V14", class_="zero"),
         tag("path", d=f"M{place(low)} 7H{place(high)}", class_="reach"),
         tag("path", d=f"M{place(least)} 7H{place(most)}", class_="middle"),
-        viewBox=f"0 0 {_BAR} 14", width=_BAR, height=14, class_=f"bar {sure}", aria_hidden="true",
+        viewBox=f"0 0 {_BAR} 14", width=_BAR, height=14,
+        preserveAspectRatio="none", class_=f"bar {sure}", aria_hidden="true",
     )  # fmt: skip

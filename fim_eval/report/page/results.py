@@ -110,11 +110,22 @@ def _slopes(findings: Findings, trends: Sequence[Trend], metric: Metric) -> Html
         ]
         for strategy in dict.fromkeys(trend.strategy for trend in trends)
     ]
-    notes = dict.fromkeys(trend.note for trend in trends)
+    notes: dict[str, list[str]] = {}
+    for trend in trends:
+        asked = notes.setdefault(trend.note, [])
+        if trend.strategy not in asked:
+            asked.append(trend.strategy)
     return join(
         tag("h3", f"Points of {METRICS[metric]} per doubling of the parameters"),
         table("Slope per doubling of parameters", ["", *kinds], [(None, rows)], snug=True),
-        *(tag("p", _sentence(note), class_="note") for note in notes),
+        *(
+            tag(
+                "p",
+                f"{', '.join(asked)}: {note}." if len(notes) > 1 else _sentence(note),
+                class_="note",
+            )
+            for note, asked in notes.items()
+        ),
     )
 
 

@@ -37,6 +37,14 @@ def sections(findings: Findings, drawn: Sequence[Drawn]) -> Html:
     return join(*(each for each in made if each is not None))
 
 
+def _marked(words: str) -> Html:
+    """A sentence of `answer.md`, in which commands stand between backticks."""
+    pieces = words.split("`")
+    if len(pieces) % 2 == 0:
+        return text(words)
+    return join(*(tag("code", each) if nth % 2 else each for nth, each in enumerate(pieces)))
+
+
 def answer(findings: Findings) -> Html:
     """The answer in words, and what to know before believing it."""
     first, *rest = findings.answer or ("Nothing was found: the runs hold no answers.",)
@@ -44,7 +52,7 @@ def answer(findings: Findings) -> Html:
         tag(
             "aside",
             tag("h2", "Before you believe it"),
-            tag("ul", *(tag("li", each) for each in findings.caveats)),
+            tag("ul", *(tag("li", _marked(each)) for each in findings.caveats)),
             class_="caveats",
             aria_label="Caveats",
         )
