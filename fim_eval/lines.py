@@ -35,15 +35,20 @@ T = TypeVar("T")
 
 def json_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in files: one compact JSON object a line."""
-    return b"".join(json_of(record) + b"\n" for record in records)
+    return b"".join(map(line_of, records))
 
 
 def sha256_of(records: Iterable[Record]) -> str:
     """Of `json_lines`, without holding them all."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(json_of(record) + b"\n")
+        digest.update(line_of(record))
     return digest.hexdigest()
+
+
+def line_of(record: Record) -> bytes:
+    """A record as its line in a file."""
+    return json_of(record) + b"\n"
 
 
 def json_of(record: Record) -> bytes:
@@ -182,7 +187,7 @@ def create(path: Path, content: bytes) -> None:
     Raises:
         RunDirectoryError: the disk is full or gone.
     """
-    _create(path, (content,))
+    create_pieces(path, (content,))
 
 
 def create_lines(path: Path, records: Iterable[Record]) -> None:
@@ -191,11 +196,11 @@ def create_lines(path: Path, records: Iterable[Record]) -> None:
     Raises:
         RunDirectoryError: the disk is full or gone.
     """
-    _create(path, (json_of(record) + b"\n" for record in records))
+    create_pieces(path, map(line_of, records))
 
 
-def _create(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file whole or not at all.
+def create_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file whole or not at all, piece by piece.
 
     Raises:
         RunDirectoryError: the disk is full or gone.
@@ -258,9 +263,22 @@ def _open_to_append(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise cannot_write(path, error) from error
-    whole = path.read_bytes().rfind(b"\n") + 1
-    os.ftruncate(descriptor, whole)
+    os.ftruncate(descriptor, _end_of_whole_lines(descriptor))
     return descriptor
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Bytes up to the last line end: read from behind, for journals are long."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _BLOCK)
+        if found := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
+            return start + found
+        end = start
+    return 0
+
+
+_BLOCK = 1 << 16
 
 
 def _write_lines(descriptor: int, lines: bytes, path: Path) -> None:

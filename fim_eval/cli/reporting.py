@@ -164,7 +164,14 @@ def tell(
     from fim_eval.report import find_runs, read_scored, show, store, summarise
 
     runs = read_scored(find_runs(paths), workers=cores(), browse=browse)
-    if len({run.manifest.identity.tasks_sha256 for run in runs}) > 1:
+    manifests = [run.manifest for run in runs]
+    for run in runs:
+        if (shard := run.manifest.shard) is not None:
+            say(
+                f"{run.path}: shard {shard.shard}, {shard.tasks} of {run.manifest.identity.tasks} "
+                "tasks; `fim-eval merge` puts the shards of a run together"
+            )
+    if len({(one.shard or one.identity).tasks_sha256 for one in manifests}) > 1:
         say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
     summary = summarise(pl.concat([run.scores for run in runs]))
     if as_json:
