@@ -26,7 +26,16 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.lines import AppendFile, FolderLock, create, create_lines, create_pieces, read_lines
+from fim_eval.lines import (
+    AppendFile,
+    FolderLock,
+    create,
+    create_lines,
+    create_pieces,
+    numbered_lines,
+    parsed,
+    read_lines,
+)
 from fim_eval.records import (
     Completion,
     ConcurrencyChange,
@@ -290,6 +299,11 @@ def read_tasks(path: Path) -> Iterator[InfillTask]:
     Raises:
         RunDirectoryError: they are not those that the manifest was written for.
     """
+    return map(InfillTask.model_validate_json, task_lines(path))
+
+
+def task_lines(path: Path) -> Iterator[bytes]:
+    """Their lines; see `read_tasks`."""
     manifest = read_manifest(path)
     held = manifest.shard or manifest.identity
     file = path / TASKS
@@ -301,7 +315,7 @@ def read_tasks(path: Path) -> Iterator[InfillTask]:
                     "without it nothing can be scored. Restore it, or choose another --out"
                 )
             lines.seek(0)
-            yield from map(InfillTask.model_validate_json, lines)
+            yield from lines
     except OSError as error:
         raise RunDirectoryError(f"{file}: cannot be read ({error.strerror})") from error
 
@@ -378,8 +392,17 @@ def read_outcomes(path: Path) -> Outcomes:
     Raises:
         RunDirectoryError: a whole line is damaged, or a key was answered twice.
     """
+    return outcomes_of(numbered_lines(path / GENERATIONS), path)
+
+
+def outcomes_of(lines: Iterable[tuple[int, bytes]], path: Path) -> Outcomes:
+    """What some numbered lines of a journal hold: all that are of the same tasks, in order.
+
+    Raises:
+        RunDirectoryError: as `read_outcomes`.
+    """
     found, standing = Outcomes(), Standing()
-    for outcome in _noted(path, standing):
+    for outcome in _noted(lines, path, standing):
         match outcome:
             case Ranking():
                 found.rankings[outcome.task_id] = outcome
@@ -401,16 +424,16 @@ def read_standing(path: Path) -> Standing:
         RunDirectoryError: as `read_outcomes`.
     """
     standing = Standing()
-    for _ in _noted(path, standing):
+    for _ in _noted(numbered_lines(path / GENERATIONS), path, standing):
         pass
     return standing
 
 
 def _noted(
-    path: Path, standing: Standing
+    lines: Iterable[tuple[int, bytes]], path: Path, standing: Standing
 ) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
     """Every outcome in order, once it is noted."""
-    for number, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
+    for number, outcome in parsed(lines, path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
         try:
             standing.note(outcome)
         except ValueError as error:

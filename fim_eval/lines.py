@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -72,6 +73,7 @@ class FolderLock:
         Raises:
             RunDirectoryError: it cannot be written, or another process is using it.
         """
+        self._is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -100,7 +102,9 @@ class FolderLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder."""
+        """Release the folder; remove it, if it was made for this and nothing has come into it."""
+        if self._is_new and [entry.name for entry in self.path.iterdir()] == [LOCK]:
+            shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
@@ -225,7 +229,14 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
     Raises:
         RunDirectoryError: it cannot be read, or a whole line is damaged.
     """
-    for number, line in enumerate(_whole_lines(path), 1):
+    return parsed(numbered_lines(path), path, adapter, remedy)
+
+
+def parsed(
+    lines: Iterable[tuple[int, bytes]], path: Path, adapter: TypeAdapter[T], remedy: str
+) -> Iterator[tuple[int, T]]:
+    """The records of some numbered lines of a file; see `read_lines`."""
+    for number, line in lines:
         try:
             yield number, adapter.validate_json(unsealed(line))
         except ValidationError as error:
@@ -237,7 +248,12 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
             raise RunDirectoryError(f"{path}:{number}: is damaged ({error}); {remedy}") from error
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`whole_lines`, counted from 1."""
+    return enumerate(whole_lines(path), 1)
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
     """Lines without their ends; none if there is no file. Not all of a long file at once."""
     try:
         with path.open("rb") as file:
