@@ -212,14 +212,14 @@ def ask_ours(url: str, prompts: int, folder: Path, batch: int) -> None:
     from fim_eval.generate import Request, run  # noqa: PLC0415
     from fim_eval.lines import json_lines  # noqa: PLC0415
     from fim_eval.recipe import Recipe  # noqa: PLC0415
-    from fim_eval.suite import read_tasks  # noqa: PLC0415
+    from fim_eval.suite import TaskFile  # noqa: PLC0415
 
     file = folder / f"tasks_{prompts}.jsonl"
     if not file.exists():
         file.write_bytes(json_lines(made_tasks(range(prompts))))
     with tempfile.TemporaryDirectory(dir=folder) as out:
         request = Request(
-            tasks=read_tasks(file.read_bytes(), str(file)),
+            tasks=TaskFile(file),
             task_facts=None,
             recipe=Recipe(model=MODEL, strategy="lr", max_tokens=ANSWER_TOKENS),
             endpoint=url,

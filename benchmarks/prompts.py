@@ -10,7 +10,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -19,6 +19,7 @@ from typing import get_args
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from fim_eval.recipe import Recipe, prepare
+from fim_eval.records import InfillTask
 from fim_eval.suite import build_suite
 from fim_eval.words import Kind
 
@@ -45,15 +46,22 @@ def main() -> None:
         for kind in suites:
             build_suite(source, "all", kind, print)
 
-    count = sum(len(suite.tasks) for suite in suites.values())
+    count = sum(len(list(suite.tasks)) for suite in suites.values())
     print(f"tasks    {count:,} of all kinds: {_median_s(cut, repetitions):.2f} s")
     for folder, name in arguments.tokenizer or ():
         recipe = Recipe(model="any", strategy="fim-psm", tokenizer=folder, format=name)
-        load_s = _median_s(partial(prepare, [], recipe), repetitions)
+        load_s = _median_s(partial(_build, [], recipe), repetitions)
         for kind, suite in suites.items():
-            build_s = _median_s(partial(prepare, suite.tasks, recipe), repetitions)
-            rate = len(suite.tasks) / (build_s - load_s)
+            tasks = list(suite.tasks)
+            build_s = _median_s(partial(_build, tasks, recipe), repetitions)
+            rate = len(tasks) / (build_s - load_s)
             print(f"prompts  {name:16} {kind:12} {rate:8,.0f} a second (loading {load_s:.2f} s)")
+
+
+def _build(tasks: Sequence[InfillTask], recipe: Recipe) -> None:
+    prepared = prepare(recipe)
+    for task in tasks:
+        prepared.prompt_of(task)
 
 
 def _median_s(work: Callable[[], object], repetitions: int) -> float:

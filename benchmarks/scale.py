@@ -43,7 +43,7 @@ class Cost:
     """Of what grows by an answer: generations.jsonl."""
 
     disk_bytes: int
-    """Of the run directories: each shard's holds all tasks."""
+    """Of the run directories: each shard's holds its own tasks."""
 
 
 def main() -> None:

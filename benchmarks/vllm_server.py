@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -97,14 +98,15 @@ def main() -> None:
     arguments = parser.parse_args()
     problems = Path(arguments.problems)
     source = str(problems / "mbpp.jsonl" if problems.is_dir() else problems)
-    tasks = build_suite(source, "test", arguments.kind, print).tasks[: arguments.tasks]
+    suite = build_suite(source, "test", arguments.kind, print)
+    tasks = list(islice(suite.tasks, arguments.tasks))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = ROOT / ".cache" / "smollm2-135m"
         if arguments.model == "tiny":
             model = tiny_llama(folder / "tiny", Path(arguments.tokenizer))
         recipe = Recipe(model=model.name, strategy="lr", max_tokens=arguments.max_tokens)
-        prompts = prepare(tasks, recipe).prompts
+        prompts = list(map(prepare(recipe).prompt_of, tasks))
         print(f"{len(prompts)} {arguments.kind} tasks, {len(distinct(prompts))} different prompts")
         job = Job(
             model,
@@ -207,9 +209,9 @@ def ask_offline(job: Job, folder: Path) -> float:
 
 def orders(job: Job, folder: Path, repetitions: int) -> None:
     """What the server's own counters say of its prefix cache, in our order and at random."""
-    prepared = prepare(job.tasks, job.recipe)
+    asked = map(prepare(job.recipe).prompt_of, job.tasks)
     problem_of = {task.task_id: task.problem_id for task in job.tasks}
-    ours = [one.prompt.text for one in in_cache_order(distinct(prepared.prompts), problem_of)]
+    ours = [one.prompt.text for one in in_cache_order(distinct(asked), problem_of)]
     with serving(job.model, folder) as root:
         for repetition in range(repetitions):
             shuffled = list(ours)

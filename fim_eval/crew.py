@@ -8,7 +8,6 @@ Knows no task and no file: what came of a prompt is handed on.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -18,6 +17,7 @@ import httpx
 from fim_eval.errors import EndpointError, FimEvalError
 from fim_eval.health import Health
 from fim_eval.limiter import Limiter
+from fim_eval.supply import Supply
 
 WorkT = TypeVar("WorkT")
 
@@ -37,7 +37,7 @@ class Post(Generic[WorkT]):
     load: Callable[[], Awaitable[tuple[float, float] | None]]
     """Prompts that wait inside the server and that it works on; None where it does not tell."""
 
-    queue: deque[Sequence[WorkT]] = field(default_factory=deque)
+    queue: Supply[Sequence[WorkT]] = field(default_factory=Supply)
     in_flight: int = 0
     """Prompts."""
 
@@ -111,12 +111,12 @@ class _Crew(Generic[WorkT]):
         """The next request of a server; None if there is none, or none may be asked now."""
         if self._stop.is_set() or not post.queue or post.health.is_lost or post.url in self._lost:
             return None
-        size = len(post.queue[0])
+        size = len(post.queue.peek())
         # One always: a limit below the size of a request must not stop everything.
         if post.in_flight and post.in_flight + size > post.limiter.limit:
             return None
         post.in_flight += size
-        return post.queue.popleft()
+        return post.queue.take()
 
     async def _work(
         self, post: Post[WorkT], first: Sequence[WorkT], group: asyncio.TaskGroup
@@ -143,10 +143,8 @@ class _Crew(Generic[WorkT]):
         others = [other for other in self._posts if other.url not in self._lost]
         if not others:
             raise error
-        post.queue.appendleft(request)
-        while post.queue:
-            least = min(others, key=lambda other: other.in_flight + len(other.queue))
-            least.queue.append(post.queue.popleft())
+        post.queue.put_back(request)
+        post.queue.leave_to(other.queue for other in others)
 
     async def look_at_queue(self, post: Post[WorkT]) -> None:
         """Tell the limiter how much waits inside the server; without end, if the server tells."""

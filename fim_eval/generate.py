@@ -13,18 +13,19 @@ import platform
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
+from fim_eval.agenda import Agenda, ToComplete, ToScore, Work
 from fim_eval.client import Client
 from fim_eval.crew import Post, load_of, work_off
 from fim_eval.errand import (
-    Asked,
     Asker,
     Clock,
     Elsewhere,
@@ -37,12 +38,9 @@ from fim_eval.errand import (
 )
 from fim_eval.errors import EndpointError, ServerChangedError
 from fim_eval.journal import (
-    Outcomes,
     RunDirectory,
     Standing,
     has_manifest,
-    key_of,
-    place_of,
     read_manifest,
     read_outcomes,
     read_segments,
@@ -51,18 +49,9 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import sha256_of
-from fim_eval.order import (
-    Question,
-    batches,
-    distinct,
-    in_cache_order,
-    is_streamed,
-    replica_of,
-    shard_of,
-)
-from fim_eval.postprocess import continuation, filled_middle
-from fim_eval.prompt import candidate_scoring, gold_scoring
-from fim_eval.recipe import Prepared, Recipe, prepare
+from fim_eval.order import Question, is_streamed, replica_of
+from fim_eval.postprocess import continuation
+from fim_eval.recipe import Recipe, prepare
 from fim_eval.records import (
     Completion,
     ConcurrencyChange,
@@ -77,16 +66,15 @@ from fim_eval.records import (
     Scoring,
     Segment,
     ServerIdentity,
+    ShardFacts,
     TaskFacts,
     Timeouts,
 )
-from fim_eval.rerank import first_of_each, ranking
+from fim_eval.rerank import ranking
+from fim_eval.supply import Supply
 from fim_eval.tokenizer import Tokenizer
 from fim_eval.transport import Http, check_base_url, open_http
 from fim_eval.words import Scored
-
-Work = Question | Scoring
-"""What goes into a request."""
 
 BATCH = 16
 """Prompts in one request, unless the user says: benchmarks/README.md has what others give."""
@@ -111,7 +99,9 @@ PACKAGES = (
 class Request:
     """What a user asks for: one model, one strategy, one directory."""
 
-    tasks: Sequence[InfillTask]
+    tasks: Iterable[InfillTask]
+    """Of the whole suite; a file of them is read as they are needed. Gone through several times."""
+
     task_facts: TaskFacts | None
     recipe: Recipe
     endpoint: str
@@ -127,8 +117,8 @@ class Request:
 
     limit: int | None = None
     shard: tuple[int, int] | None = None
-    """Which part of how many: only its problems are asked. Not part of what makes a run, either:
-    the parts of one run are merged, or asked in turn."""
+    """Which part of how many: only its problems are asked, and kept in the run directory. The parts
+    of one run are merged."""
 
     concurrency: int = CONCURRENCY
     """Prompts in flight at most, of each server; how many there are is found out."""
@@ -156,7 +146,7 @@ class RunResult:
 
     out: Path
     tasks: int
-    """Of the shard, if only one was asked."""
+    """Of the shard, if that was asked."""
 
     asked: int
     """Prompts and texts of this session."""
@@ -207,54 +197,56 @@ async def run(
         FimEvalError: the run cannot begin or go on; what came before is on disk.
     """
     urls = [check_base_url(url.strip()) for url in request.endpoint.split(",")]
-    tasks = list(request.tasks[: request.limit])
-    problems = problems_of(tasks, request.problems)
-    prepared = prepare(tasks, request.recipe)
+    prepared = prepare(request.recipe)
     stop = stop or asyncio.Event()
-    manifest_of = partial(_manifest, request, problems, prepared)
-    with RunDirectory(request.out) as directory:
-        standing = Standing()
-        if has_manifest(request.out):
+    agenda = Agenda(prepared, request.out, shard=request.shard, gold=request.gold)
+    with RunDirectory(request.out) as directory, agenda:
+        is_new = not has_manifest(request.out)
+        agenda.draw_up(
+            islice(request.tasks, request.limit),
+            Standing() if is_new else read_standing(request.out),
+        )
+        manifest_of = partial(_manifest, request, agenda)
+        ready, candidates = 0, list[ToScore]()
+        if not is_new:
             # With the stored server in place of today's: what is finished needs no server.
-            directory.claim(manifest_of(read_manifest(request.out).server), tasks)
-            standing = read_standing(request.out)
-            wanted = _wanted(request, prepared)
-            if not _pending(wanted, standing):
-                _rank(prepared, standing, directory)
-                on_start(len(wanted), 0)
-                before = _answered(request, prepared, standing)
-                return _result(request, prepared, standing, before, asked=0)
+            directory.claim(manifest_of(read_manifest(request.out).server), agenda.lines())
+            ready, candidates = _candidates(agenda, directory, agenda.is_open)
+            if not agenda.pending and not candidates:
+                _rank(agenda, directory)
+                on_start(agenda.wanted + ready, 0)
+                return _result(request, agenda, agenda.answered, asked=0)
         async with AsyncExitStack() as stack:
             session = _Session(
                 request,
-                prepared,
+                agenda,
                 directory,
-                standing,
                 on_outcome=on_outcome,
                 on_flight=on_flight,
                 notice=notice,
             )
             server = await session.open(urls, stack)
-            directory.claim(manifest_of(server), tasks, problems, request.recipe.examples)
-            before = _answered(request, prepared, standing)
-            wanted = _wanted(request, prepared)
-            pending = _pending(wanted, standing)
-            on_start(len(wanted), len(pending))
-            session.begin(len(pending))
-            asked = 0
-            while pending:
-                await session.ask(pending, stop)
-                asked += len(pending)
-                if stop.is_set() or request.recipe.strategy != "lr-rerank":
-                    break
-                # What candidates have made possible: their programs can be scored now.
-                known = set(map(place_of, wanted))
-                wanted = _wanted(request, prepared)
-                pending = [one for one in _pending(wanted, standing) if place_of(one) not in known]
-                if pending:
-                    on_start(len(wanted), len(pending))
-            _rank(prepared, standing, directory)
-    return _result(request, prepared, standing, before, asked=asked, was_stopped=stop.is_set())
+            directory.claim(
+                manifest_of(server),
+                agenda.lines(),
+                problems_of(agenda.own_problem_ids, request.problems),
+                request.recipe.examples,
+                agenda.places,
+            )
+            before = agenda.answered
+            asked = agenda.pending + len(candidates)
+            on_start(agenda.wanted + ready, asked)
+            session.begin(asked)
+            await session.ask(candidates, stop, prompts=True)
+            if not stop.is_set():
+                # What answers have made possible: their programs can be scored now.
+                ready, candidates = _candidates(agenda, directory, agenda.is_untried)
+                if candidates:
+                    asked += len(candidates)
+                    on_start(agenda.wanted + ready, len(candidates))
+                    await session.ask(candidates, stop, prompts=False)
+            _rank(agenda, directory)
+    return _result(request, agenda, before, asked=asked, was_stopped=stop.is_set())
 
 
 _Ask = Callable[..., Awaitable[list[Outcome]]]
@@ -267,18 +259,16 @@ class _Session:
     def __init__(
         self,
         request: Request,
-        prepared: Prepared,
+        agenda: Agenda,
         directory: RunDirectory,
-        standing: Standing,
         *,
         on_outcome: Callable[[Outcome], None],
         on_flight: Callable[[int], None],
         notice: Callable[[str], None],
     ) -> None:
         self._request = request
-        self._prepared = prepared
+        self._agenda = agenda
         self._directory = directory
-        self._standing = standing
         self._on_outcome = on_outcome
         self._on_flight = on_flight
         self._notice = notice
@@ -377,32 +367,42 @@ class _Session:
         )
         self._clock.restart()
 
-    async def ask(self, pending: Sequence[Asked], stop: asyncio.Event) -> None:
-        """Ask all of it once; every outcome is on disk when this returns, unless it was stopped.
+    async def ask(
+        self, candidates: Sequence[ToScore], stop: asyncio.Event, *, prompts: bool
+    ) -> None:
+        """Ask once; every outcome is on disk when this returns, unless it was stopped.
+
+        Args:
+            candidates: to be scored.
+            stop: once set, nothing more is asked.
+            prompts: whether to ask before them all else that is pending.
 
         Raises:
             FimEvalError: see `run`.
         """
-        problem_of = {task.task_id: task.problem_id for task in self._prepared.tasks}
         urls = [post.url for post in self._posts]
         url_of = cache(lambda problem_id: replica_of(problem_id, urls))
-        size = min(self._request.batch, self._request.concurrency)
-        prompts = [one for one in pending if isinstance(one, Prompt)]
-        scorings = [one for one in pending if isinstance(one, Scoring)]
-        questions = in_cache_order(distinct(prompts), problem_of)
         for post in self._posts:
 
-            def belongs(task_id: str, url: str = post.url) -> bool:
-                return url_of(problem_of[task_id]) == url
+            def is_own(problem_id: str, url: str = post.url) -> bool:
+                return url_of(problem_id) == url
 
-            own = [one for one in questions if belongs(one.prompt.task_id)]
-            streamed = [one for one in own if self._is_streamed(one)]
-            post.queue.extend([one] for one in streamed)
-            whole = [one for one in own if not self._is_streamed(one)] if streamed else own
-            post.queue.extend(batches(whole, size))
-            post.queue.extend([one] for one in scorings if belongs(one.task_id))
+            post.queue = Supply(self._requests(candidates, is_own, prompts=prompts))
         await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
         self._store_limits()
+
+    def _requests(
+        self, candidates: Sequence[ToScore], is_own: Callable[[str], bool], *, prompts: bool
+    ) -> Iterator[Sequence[Work]]:
+        """What one server is asked, request by request."""
+        agenda, request = self._agenda, self._request
+        if prompts:
+            yield from agenda.requests(
+                is_own,
+                partial(is_streamed, share=request.stream) if request.stream else None,
+                min(request.batch, request.concurrency),
+            )
+        yield from ([one] for one in candidates if is_own(agenda.home(one.task)))
 
     async def _ask(
         self,
@@ -411,31 +411,28 @@ class _Session:
         work: Sequence[Work],
     ) -> None:
         self._on_flight(sum(post.in_flight for post in self._posts))
-        asked = [one.prompt if isinstance(one, Question) else one for one in work]
+        asked = [one.prompt if isinstance(one, ToComplete) else one.scoring for one in work]
         streamed = is_streamed(asked[0].task_id, self._request.stream)
-        outcomes: list[Outcome] = []
+        found: list[tuple[int, Outcome]] = []
         for one, outcome in zip(work, await ask(asked, streamed=streamed), strict=True):
-            if isinstance(one, Question) and not isinstance(outcome, Likelihood):
-                outcomes += self._fanned_out(one, outcome)
-            else:
-                outcomes.append(outcome)
-        for outcome in outcomes:
+            if isinstance(one, ToScore):
+                found.append((one.task, outcome))
+            elif not isinstance(outcome, Likelihood):
+                found += zip(one.tasks, self._fanned_out(one.question, outcome), strict=True)
+        for _, outcome in found:
             _check_fingerprint(outcome, server.system_fingerprint)
-        self._directory.append(*outcomes)
+        self._directory.append(*(outcome for _, outcome in found))
         self._store_limits()
-        for outcome in outcomes:
-            self._standing.note(outcome)
+        for number, outcome in found:
+            self._agenda.note(number, outcome)
             self._on_outcome(outcome)
-
-    def _is_streamed(self, question: Question) -> bool:
-        return is_streamed(question.prompt.task_id, self._request.stream)
 
     def _fanned_out(
         self, question: Question, outcome: Completion | RequestFailure
     ) -> list[Completion | RequestFailure]:
         """The outcome of a question for every task that asked it."""
         if isinstance(outcome, Completion):
-            outcome = as_decoded(outcome, question.prompt, self._prepared.tokenizer)
+            outcome = as_decoded(outcome, question.prompt, self._agenda.prepared.tokenizer)
         asked_as = {"asked_as": outcome.task_id} if isinstance(outcome, Completion) else {}
         return [
             outcome,
@@ -468,7 +465,9 @@ class _Session:
         """
         if not self._request.gold and self._request.recipe.strategy != "lr-rerank":
             return
-        answer = await client.score(_scoring_probe(self._prepared, gold=self._request.gold))
+        if not len(self._agenda):
+            return
+        answer = await client.score(_scoring_probe(self._agenda, gold=self._request.gold))
         if isinstance(answer, RequestFailure):
             raise EndpointError(
                 f"{base_url}: does not tell how probable a text is ({answer.reason}: "
@@ -486,13 +485,14 @@ def _check_fingerprint(outcome: Outcome, fingerprint: str | None) -> None:
         )
 
 
-def _scoring_probe(prepared: Prepared, *, gold: bool) -> Scoring:
+def _scoring_probe(agenda: Agenda, *, gold: bool) -> Scoring:
     """A text in the form of those that will be scored."""
+    prepared = agenda.prepared
     scored: Scored = "gold" if gold else "candidate"
     given: str | tuple[int, ...] = "def" if gold else ""
     text: str | tuple[int, ...] = " f" if gold else "def f"
     end: str | tuple[int, ...] = ""
-    ids = prepared.prompts[0].token_ids
+    ids = agenda.prompts(0)[0].token_ids
     if ids is not None and prepared.tokenizer is not None:
         given, text, end = ids[:1], tuple(prepared.tokenizer.encode_infill("def f")), ()
     return Scoring(
@@ -517,146 +517,95 @@ def as_decoded(completion: Completion, prompt: Prompt, tokenizer: Tokenizer | No
     return completion.model_copy(update={"text": text, "server_text": completion.text})
 
 
-def _wanted(request: Request, prepared: Prepared) -> list[Asked]:
-    """All that a run needs as far as is known: prompts, then reference answers, then candidates.
-
-    In this order, so that what is timed is not disturbed by what is scored.
-    """
-    places = _places(request, prepared)
-    wanted: list[Asked] = [prompt for place in places for prompt in prepared.prompts_of(place)]
-    if request.gold:
-        wanted += [
-            gold_scoring(prepared.tasks[place], prepared.prompts_of(place)[0], prepared.tokenizer)
-            for place in places
-        ]
-    if prepared.recipe.strategy == "lr-rerank":
-        outcomes = read_outcomes(request.out)
-        for place in places:
-            wanted += _candidates(prepared, place, outcomes).values()
-    return wanted
+def _candidates(
+    agenda: Agenda, directory: RunDirectory, is_wanted: Callable[[ToScore], bool]
+) -> tuple[int, list[ToScore]]:
+    """How many candidates can be scored now, and those of them that are wanted."""
+    if agenda.prepared.recipe.strategy != "lr-rerank":
+        return 0, []
+    ready = list(agenda.ready_candidates(read_outcomes(directory.path)))
+    return len(ready), list(filter(is_wanted, ready))
 
 
-def _places(request: Request, prepared: Prepared) -> list[int]:
-    """Of the tasks that are to be asked: those of the shard, or all."""
-    if request.shard is None:
-        return list(range(len(prepared.tasks)))
-    part, parts = request.shard
-    return [
-        place
-        for place, task in enumerate(prepared.tasks)
-        if shard_of(task.problem_id, parts) == part
-    ]
-
-
-def _candidates(prepared: Prepared, place: int, outcomes: Outcomes) -> dict[int, Scoring]:
-    """What is to be scored of a task's candidates, by sample index; none until all are there."""
-    task, prompts = prepared.tasks[place], prepared.prompts_of(place)
-    completions = [outcomes.generations.get(key_of(prompt)) for prompt in prompts]
-    texts = [
-        filled_middle("reference-lines", one.text, task)
-        for one in completions
-        if isinstance(one, Completion)
-    ]
-    if len(texts) < len(prompts):
-        return {}
-    return {
-        index: candidate_scoring(
-            task,
-            prompts[index],
-            text,
-            context=prepared.recipe.context,
-            start=prepared.start,
-            encoder=prepared.tokenizer,
-        )
-        for index, text in first_of_each(texts).items()
-    }
-
-
-def _rank(prepared: Prepared, standing: Standing, directory: RunDirectory) -> None:
+def _rank(agenda: Agenda, directory: RunDirectory) -> None:
     """Write the ranking of each task whose candidates are all scored, if it is not there yet."""
-    if prepared.recipe.strategy != "lr-rerank":
+    strategy = agenda.prepared.recipe.strategy
+    if strategy != "lr-rerank":
         return
     outcomes = read_outcomes(directory.path)
-    for place, task in enumerate(prepared.tasks):
-        if task.task_id in standing.ranked:
-            continue
-        scorings = _candidates(prepared, place, outcomes)
+    for number in range(len(agenda)):
+        scorings = agenda.candidates(number, outcomes)
         likelihoods = {
             index: found
             for index, one in scorings.items()
             if isinstance(found := outcomes.likelihoods.get(scoring_key_of(one)), Likelihood)
         }
         if likelihoods and len(likelihoods) == len(scorings):
-            ranked = ranking(task.task_id, prepared.recipe.strategy, likelihoods)
-            directory.append(ranked)
-            standing.note(ranked)
-
-
-def _pending(wanted: Iterable[Asked], standing: Standing) -> list[Asked]:
-    """What is neither answered nor refused for good."""
-    return [one for one in wanted if not standing.is_settled(place_of(one))]
-
-
-def _answered(request: Request, prepared: Prepared, standing: Standing) -> int:
-    """Tasks that have their answer."""
-    tasks = (prepared.tasks[place].task_id for place in _places(request, prepared))
-    return sum(standing.has_answer(task_id, request.recipe.strategy) for task_id in tasks)
+            task_id = scorings[0].task_id
+            if task_id not in outcomes.rankings:
+                directory.append(ranking(task_id, strategy, likelihoods))
+                agenda.note_ranking()
 
 
 def _result(
     request: Request,
-    prepared: Prepared,
-    standing: Standing,
+    agenda: Agenda,
     answered_before: int,
     *,
     asked: int,
     was_stopped: bool = False,
 ) -> RunResult:
     """How the run stands now."""
-    strategy = request.recipe.strategy
-    tasks = [prepared.tasks[place].task_id for place in _places(request, prepared)]
-    scored = sum(standing.is_answered((task_id, strategy, 0, "gold")) for task_id in tasks)
     return RunResult(
         out=request.out,
-        tasks=len(tasks),
+        tasks=len(agenda),
         asked=asked,
-        answered=_answered(request, prepared, standing),
+        answered=agenda.answered,
         answered_before=answered_before,
-        failures=Counter(reason for reason in standing.reasons.values() if reason),
-        unscored=len(tasks) - scored if request.gold else 0,
-        text_differences=standing.text_differences,
+        failures=agenda.failures,
+        unscored=len(agenda) - agenda.scored if request.gold else 0,
+        text_differences=agenda.text_differences,
         was_stopped=was_stopped,
     )
 
 
-def problems_of(tasks: Iterable[InfillTask], problems: Iterable[Problem]) -> list[Problem]:
-    """Those of the problems that the tasks were cut from, in order."""
-    wanted = {task.problem_id for task in tasks}
+def problems_of(names: Iterable[str], problems: Iterable[Problem]) -> list[Problem]:
+    """Those of the problems that have these ids, in order."""
+    wanted = set(names)
     return [problem for problem in problems if problem.problem_id in wanted]
 
 
-def _manifest(
-    request: Request,
-    problems: Sequence[Problem],
-    prepared: Prepared,
-    server: ServerIdentity,
-) -> RunManifest:
+def _shard_facts(request: Request, agenda: Agenda) -> ShardFacts | None:
+    if request.shard is None:
+        return None
+    problems = problems_of(agenda.own_problem_ids, request.problems)
+    return ShardFacts(
+        shard="{}/{}".format(*request.shard),
+        tasks=len(agenda),
+        tasks_sha256=agenda.own_sha256,
+        problems_sha256=sha256_of(problems) if problems else None,
+    )
+
+
+def _manifest(request: Request, agenda: Agenda, server: ServerIdentity) -> RunManifest:
     """The manifest of this request against this server."""
-    card, tokenizer = prepared.card, prepared.tokenizer
+    problems = problems_of(agenda.problem_ids, request.problems)
+    prepared = agenda.prepared
+    card, tokenizer, wording = prepared.card, prepared.tokenizer, prepared.wording
     identity = RunIdentity(
-        tasks_sha256=sha256_of(prepared.tasks),
-        tasks=len(prepared.tasks),
+        tasks_sha256=agenda.suite_sha256,
+        tasks=agenda.suite_tasks,
         model=request.recipe.model,
         model_id=card.model_id if card else None,
         strategy=request.recipe.strategy,
         context=request.recipe.context,
         infill_format=prepared.format.name if prepared.format else None,
-        prompt_form="ids" if any(prompt.token_ids for prompt in prepared.prompts) else "text",
-        prompts_sha256=sha256_of(prepared.prompts),
+        prompt_form="text" if wording.encoder is None else "ids",
+        prompts_sha256=agenda.prompts_sha256,
         tokenizer_sha256=tokenizer.sha256 if tokenizer else None,
-        max_tokens=max(prompt.max_tokens for prompt in prepared.prompts),
-        stop=prepared.prompts[0].stop,
-        stop_token_ids=prepared.prompts[0].stop_token_ids,
+        max_tokens=agenda.max_tokens,
+        stop=wording.stop,
+        stop_token_ids=wording.stop_token_ids,
         sampling=request.recipe.sampling,
         samples=request.recipe.prompts_per_task,
         examples=tuple(example.task_id for example in request.recipe.examples),
@@ -681,6 +630,7 @@ def _manifest(
         task_facts=request.task_facts,
         problems_sha256=sha256_of(problems) if problems else None,
         probe=request.probe,
+        shard=_shard_facts(request, agenda),
         limit=request.limit,
         concurrency=request.concurrency,
         batch=request.batch,

@@ -20,7 +20,7 @@ from pathlib import Path
 from fim_eval.errors import DatasetError, RunDirectoryError
 from fim_eval.formats import card_of
 from fim_eval.journal import RunDirectory, has_manifest, read_manifest, read_outcomes, read_tasks
-from fim_eval.lines import sha256_of
+from fim_eval.lines import line_of, sha256_of
 from fim_eval.postprocess import filled_middle
 from fim_eval.problems import read_rows
 from fim_eval.records import (
@@ -70,7 +70,7 @@ def export_run(path: Path, policy: Policy) -> Exported:
     """
     manifest = read_manifest(path)
     outcomes = read_outcomes(path)
-    tasks = read_tasks(path)
+    tasks = list(read_tasks(path))
     lines: list[str] = []
     for task in tasks:
         answer = outcomes.answer(task.task_id, manifest.identity.strategy)
@@ -165,7 +165,7 @@ def import_run(
         imported=ImportFacts(source=str(file), sha256=file_sha256, completions=len(samples)),
     )
     with RunDirectory(out) as directory:
-        directory.claim(manifest, tasks, problems)
+        directory.claim(manifest, map(line_of, tasks), problems)
         for sample in samples:
             directory.append(sample)
     return ImportedRun(len(tasks), len(counts), len(samples), most)

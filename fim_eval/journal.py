@@ -6,6 +6,7 @@
     segments.jsonl      one line per session of asking
     examples.jsonl      the worked examples that prompts show, if they show any
     concurrency.jsonl   one line per change of how many prompts might be in flight
+    places.json         of a shard: where in the whole run its tasks stand
     generations.jsonl   one line per outcome, appended as it comes: completions, failures, and the
                         probabilities and rankings of what was scored
 
@@ -15,16 +16,26 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.lines import AppendFile, FolderLock, create, create_lines, read_lines
+from fim_eval.lines import (
+    AppendFile,
+    FolderLock,
+    create,
+    create_lines,
+    create_pieces,
+    numbered_lines,
+    parsed,
+    read_lines,
+)
 from fim_eval.records import (
     Completion,
     ConcurrencyChange,
@@ -41,12 +52,13 @@ from fim_eval.records import (
     Scoring,
     Segment,
 )
-from fim_eval.words import PERMANENT_FAILURES, FailureReason, Scored, Strategy
+from fim_eval.words import FailureReason, Scored, Strategy
 
 MANIFEST = "manifest.json"
 TASKS = "tasks.jsonl"
 PROBLEMS = "problems.jsonl"
 EXAMPLES = "examples.jsonl"
+PLACES = "places.json"
 SEGMENTS = "segments.jsonl"
 GENERATIONS = "generations.jsonl"
 LIMITS = "concurrency.jsonl"
@@ -124,16 +136,14 @@ class Standing:
         """Whether there is an answer."""
         return place in self.reasons and self.reasons[place] is None
 
-    def is_settled(self, place: Place) -> bool:
-        """Whether asking again would be in vain: it is answered, or refused for good."""
-        reason = self.reasons.get(place)
-        return reason in PERMANENT_FAILURES if reason else place in self.reasons
-
-    def has_answer(self, task_id: str, strategy: Strategy) -> bool:
-        """Whether a task has the completion that answers it."""
+    def answered(self, strategy: Strategy) -> int:
+        """Tasks that have the completion that answers them."""
         if strategy == "lr-rerank":
-            return task_id in self.ranked
-        return self.is_answered((task_id, strategy, 0, None))
+            return len(self.ranked)
+        return sum(
+            reason is None and (sample, scored) == (0, None)
+            for (_, _, sample, scored), reason in self.reasons.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -194,25 +204,27 @@ class RunDirectory:
     def claim(
         self,
         manifest: RunManifest,
-        tasks: Sequence[InfillTask],
+        tasks: Iterable[bytes],
         problems: Sequence[Problem] = (),
         examples: Sequence[InfillTask] = (),
+        places: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Make the folder this run's, or see that it already is.
 
         Args:
             manifest: of the run.
-            tasks: that it asks.
+            tasks: that it asks, each as its line.
             problems: that the tasks were cut from; none if they came without.
             examples: that its prompts show.
+            places: of a shard, where in the run its tasks stand: first place and length of each
+                run of neighbours.
 
         Raises:
             RunDirectoryError: it belongs to another run, with the difference named, or holds
                 files but no manifest.
         """
         if has_manifest(self.path):
-            found = difference(read_manifest(self.path).identity, manifest.identity)
-            if found:
+            if found := _difference(read_manifest(self.path), manifest):
                 raise RunDirectoryError(
                     f"{self.path}: belongs to another run ({found}); choose another --out"
                 )
@@ -225,11 +237,13 @@ class RunDirectory:
                 f"{self.path}: holds {', '.join(strangers)} but no {MANIFEST}, so nobody can tell "
                 "which run they are of; choose another --out"
             )
-        create_lines(self.path / TASKS, tasks)
+        create_pieces(self.path / TASKS, tasks)
         if problems:
             create_lines(self.path / PROBLEMS, problems)
         if examples:
             create_lines(self.path / EXAMPLES, examples)
+        if manifest.shard is not None:
+            create(self.path / PLACES, orjson.dumps(places) + b"\n")
         create(self.path / MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
 
     def begin_segment(self, segment: Segment) -> None:
@@ -279,24 +293,44 @@ def read_manifest(path: Path) -> RunManifest:
         ) from error
 
 
-def read_tasks(path: Path) -> list[InfillTask]:
-    """The tasks of the run directory at `path`, in order.
+def read_tasks(path: Path) -> Iterator[InfillTask]:
+    """The tasks of the run directory at `path`, in order, as they are needed.
 
     Raises:
         RunDirectoryError: they are not those that the manifest was written for.
     """
+    return map(InfillTask.model_validate_json, task_lines(path))
+
+
+def task_lines(path: Path) -> Iterator[bytes]:
+    """Their lines; see `read_tasks`."""
+    manifest = read_manifest(path)
+    held = manifest.shard or manifest.identity
+    file = path / TASKS
     try:
-        content = (path / TASKS).read_bytes()
+        with file.open("rb") as lines:
+            if hashlib.file_digest(lines, "sha256").hexdigest() != held.tasks_sha256:
+                raise RunDirectoryError(
+                    f"{file}: is not the file of {held.tasks} tasks that this run was made with; "
+                    "without it nothing can be scored. Restore it, or choose another --out"
+                )
+            lines.seek(0)
+            yield from lines
     except OSError as error:
-        raise RunDirectoryError(f"{path / TASKS}: cannot be read ({error.strerror})") from error
-    identity = read_manifest(path).identity
-    if hashlib.sha256(content).hexdigest() != identity.tasks_sha256:
-        raise RunDirectoryError(
-            f"{path / TASKS}: is not the file of {identity.tasks} tasks that this run was made "
-            "with; without it nothing can be scored. Restore it, or choose another --out"
-        )
-    adapter = TypeAdapter(InfillTask)
-    return [adapter.validate_json(line) for line in content.splitlines()]
+        raise RunDirectoryError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def read_places(path: Path) -> Iterator[int]:
+    """Where in the whole run the tasks of the shard at `path` stand, in order.
+
+    Raises:
+        RunDirectoryError: it does not say.
+    """
+    try:
+        runs = orjson.loads((path / PLACES).read_bytes())
+        return iter([place for first, count in runs for place in range(first, first + count)])
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{path / PLACES}: cannot be read ({error})") from error
 
 
 def read_problems(path: Path) -> list[Problem]:
@@ -305,7 +339,8 @@ def read_problems(path: Path) -> list[Problem]:
     Raises:
         RunDirectoryError: they are not those that the manifest was written for.
     """
-    expected = read_manifest(path).problems_sha256
+    manifest = read_manifest(path)
+    expected = (manifest.shard or manifest).problems_sha256
     if expected is None:
         return []
     file = path / PROBLEMS
@@ -335,13 +370,13 @@ def read_limits(path: Path) -> list[ConcurrencyChange]:
 
 def read_outcome_lines(
     path: Path,
-) -> list[Completion | Imported | RequestFailure | Likelihood | Ranking]:
-    """Every line of the journal of the run directory at `path`, in order.
+) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
+    """Every line of the journal of the run directory at `path`, in order, as it is needed.
 
     Raises:
         RunDirectoryError: a whole line is damaged.
     """
-    return [outcome for _, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN)]
+    return (outcome for _, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN))
 
 
 def read_generations(path: Path) -> dict[Key, Completion | RequestFailure]:
@@ -357,8 +392,17 @@ def read_outcomes(path: Path) -> Outcomes:
     Raises:
         RunDirectoryError: a whole line is damaged, or a key was answered twice.
     """
+    return outcomes_of(numbered_lines(path / GENERATIONS), path)
+
+
+def outcomes_of(lines: Iterable[tuple[int, bytes]], path: Path) -> Outcomes:
+    """What some numbered lines of a journal hold: all that are of the same tasks, in order.
+
+    Raises:
+        RunDirectoryError: as `read_outcomes`.
+    """
     found, standing = Outcomes(), Standing()
-    for outcome in _noted(path, standing):
+    for outcome in _noted(lines, path, standing):
         match outcome:
             case Ranking():
                 found.rankings[outcome.task_id] = outcome
@@ -380,16 +424,16 @@ def read_standing(path: Path) -> Standing:
         RunDirectoryError: as `read_outcomes`.
     """
     standing = Standing()
-    for _ in _noted(path, standing):
+    for _ in _noted(numbered_lines(path / GENERATIONS), path, standing):
         pass
     return standing
 
 
 def _noted(
-    path: Path, standing: Standing
+    lines: Iterable[tuple[int, bytes]], path: Path, standing: Standing
 ) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
     """Every outcome in order, once it is noted."""
-    for number, outcome in read_lines(path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
+    for number, outcome in parsed(lines, path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
         try:
             standing.note(outcome)
         except ValueError as error:
@@ -397,11 +441,20 @@ def _noted(
         yield outcome
 
 
-def difference(stored: RunIdentity, wanted: RunIdentity) -> str:
-    """The fields in which two runs differ, in words; empty if in none."""
+def difference(stored: RunIdentity, wanted: RunIdentity, *but: str) -> str:
+    """The fields in which two runs differ, in words; empty if in none, or in some of `but`."""
     before, now = stored.model_dump(), wanted.model_dump()
     return "; ".join(
         f"{field}: {before[field]} there, {now[field]} now"
         for field in before
-        if before[field] != now[field]
+        if before[field] != now[field] and field not in but
     )
+
+
+def _difference(stored: RunManifest, wanted: RunManifest) -> str:
+    """The same of two manifests; a shard is another run than its neighbour, or the whole."""
+    before, now = (one.shard and one.shard.shard for one in (stored, wanted))
+    if before == now:
+        return difference(stored.identity, wanted.identity)
+    found = difference(stored.identity, wanted.identity, "prompts_sha256")
+    return "; ".join(filter(None, [f"shard: {before} there, {now} now", found]))

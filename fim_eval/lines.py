@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -35,15 +36,20 @@ T = TypeVar("T")
 
 def json_lines(records: Iterable[Record]) -> bytes:
     """Records as they stand in files: one compact JSON object a line."""
-    return b"".join(json_of(record) + b"\n" for record in records)
+    return b"".join(map(line_of, records))
 
 
 def sha256_of(records: Iterable[Record]) -> str:
     """Of `json_lines`, without holding them all."""
     digest = hashlib.sha256()
     for record in records:
-        digest.update(json_of(record) + b"\n")
+        digest.update(line_of(record))
     return digest.hexdigest()
+
+
+def line_of(record: Record) -> bytes:
+    """A record as its line in a file."""
+    return json_of(record) + b"\n"
 
 
 def json_of(record: Record) -> bytes:
@@ -67,6 +73,7 @@ class FolderLock:
         Raises:
             RunDirectoryError: it cannot be written, or another process is using it.
         """
+        self._is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -95,7 +102,9 @@ class FolderLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder."""
+        """Release the folder; remove it, if it was made for this and nothing has come into it."""
+        if self._is_new and [entry.name for entry in self.path.iterdir()] == [LOCK]:
+            shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
@@ -182,7 +191,7 @@ def create(path: Path, content: bytes) -> None:
     Raises:
         RunDirectoryError: the disk is full or gone.
     """
-    _create(path, (content,))
+    create_pieces(path, (content,))
 
 
 def create_lines(path: Path, records: Iterable[Record]) -> None:
@@ -191,11 +200,11 @@ def create_lines(path: Path, records: Iterable[Record]) -> None:
     Raises:
         RunDirectoryError: the disk is full or gone.
     """
-    _create(path, (json_of(record) + b"\n" for record in records))
+    create_pieces(path, map(line_of, records))
 
 
-def _create(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file whole or not at all.
+def create_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file whole or not at all, piece by piece.
 
     Raises:
         RunDirectoryError: the disk is full or gone.
@@ -220,7 +229,14 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
     Raises:
         RunDirectoryError: it cannot be read, or a whole line is damaged.
     """
-    for number, line in enumerate(_whole_lines(path), 1):
+    return parsed(numbered_lines(path), path, adapter, remedy)
+
+
+def parsed(
+    lines: Iterable[tuple[int, bytes]], path: Path, adapter: TypeAdapter[T], remedy: str
+) -> Iterator[tuple[int, T]]:
+    """The records of some numbered lines of a file; see `read_lines`."""
+    for number, line in lines:
         try:
             yield number, adapter.validate_json(unsealed(line))
         except ValidationError as error:
@@ -232,7 +248,12 @@ def read_lines(path: Path, adapter: TypeAdapter[T], remedy: str) -> Iterator[tup
             raise RunDirectoryError(f"{path}:{number}: is damaged ({error}); {remedy}") from error
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`whole_lines`, counted from 1."""
+    return enumerate(whole_lines(path), 1)
+
+
+def whole_lines(path: Path) -> Iterator[bytes]:
     """Lines without their ends; none if there is no file. Not all of a long file at once."""
     try:
         with path.open("rb") as file:
@@ -258,9 +279,22 @@ def _open_to_append(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise cannot_write(path, error) from error
-    whole = path.read_bytes().rfind(b"\n") + 1
-    os.ftruncate(descriptor, whole)
+    os.ftruncate(descriptor, _end_of_whole_lines(descriptor))
     return descriptor
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Bytes up to the last line end: read from behind, for journals are long."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _BLOCK)
+        if found := os.pread(descriptor, end - start, start).rfind(b"\n") + 1:
+            return start + found
+        end = start
+    return 0
+
+
+_BLOCK = 1 << 16
 
 
 def _write_lines(descriptor: int, lines: bytes, path: Path) -> None:

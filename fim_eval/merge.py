@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -19,13 +22,26 @@ from fim_eval.journal import (
     read_limits,
     read_manifest,
     read_outcome_lines,
-    read_outcomes,
+    read_places,
     read_problems,
     read_segments,
+    read_standing,
     read_tasks,
 )
-from fim_eval.records import Completion, Imported, InfillTask, Likelihood, Ranking, RequestFailure
+from fim_eval.lines import line_of
+from fim_eval.records import (
+    Completion,
+    Imported,
+    InfillTask,
+    Likelihood,
+    Ranking,
+    RequestFailure,
+    RunManifest,
+)
 from fim_eval.verdicts import VerdictFolder, read_references, read_sessions, read_verdicts
+
+AT_ONCE = 1_000
+"""Lines of a journal."""
 
 
 @dataclass(frozen=True)
@@ -44,25 +60,32 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
     judged under the same rules.
 
     Args:
-        parts: run directories of the same run: `--shard` 1/N to N/N, or fewer.
+        parts: run directories of the same run: `--shard` 1/N to N/N.
         out: where the whole run goes; holds none yet.
 
     Raises:
-        RunDirectoryError: they are of different runs, answer the same prompt, or `out` is taken.
+        RunDirectoryError: they are not all shards of one run, or `out` is taken.
     """
     if has_manifest(out):
         raise RunDirectoryError(f"{out}: holds a run already; name a new folder with --out")
     manifests = [read_manifest(part) for part in parts]
     for part, manifest in zip(parts[1:], manifests[1:], strict=True):
-        if found := difference(manifests[0].identity, manifest.identity):
+        if found := difference(manifests[0].identity, manifest.identity, "prompts_sha256"):
             raise RunDirectoryError(f"{part}: is of another run than {parts[0]} ({found})")
-    _check_answered_once(parts)
-    tasks = read_tasks(parts[0])
+    _check_complete(parts, manifests)
+    whole = _whole(manifests)
     # Under another name until it is whole: a kill leaves no half of a run.
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
+    problems = {one.problem_id: one for part in parts for one in read_problems(part)}
+    in_order = dict.fromkeys(task.problem_id for task in _in_order(parts)) if problems else ()
     with RunDirectory(unfinished) as directory:
-        directory.claim(manifests[0], tasks, read_problems(parts[0]), _examples(parts[0]))
+        directory.claim(
+            whole,
+            map(line_of, _in_order(parts)),
+            [problems[name] for name in in_order],
+            _examples(parts[0]),
+        )
         first = 0
         for part in parts:
             segments = read_segments(part)
@@ -72,12 +95,15 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             for change in read_limits(part):
                 number = first + change.segment
                 directory.append_limit(change.model_copy(update={"segment": number}))
-            directory.append(*(_moved(one, first) for one in read_outcome_lines(part)))
+            outcomes = read_outcome_lines(part)
+            while some := [_moved(one, first) for one in islice(outcomes, AT_ONCE)]:
+                directory.append(*some)
             first += len(segments)
+    # What was written is what the manifest promises.
+    tasks = sum(1 for _ in read_tasks(unfinished))
+    read_problems(unfinished)
+    answered = read_standing(unfinished).answered(whole.identity.strategy)
     verdicts = _merge_verdicts(parts, unfinished)
-    outcomes = read_outcomes(unfinished)
-    strategy = manifests[0].identity.strategy
-    answered = sum(outcomes.answer(task.task_id, strategy) is not None for task in tasks)
     try:
         unfinished.rename(out)
     except OSError as error:
@@ -85,22 +111,47 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             f"{out}: cannot take the merged run ({error.strerror}), which is in {unfinished}; "
             "name a new folder with --out"
         ) from error
-    return Merged(len(tasks), answered, verdicts)
+    return Merged(tasks, answered, verdicts)
 
 
-def _check_answered_once(parts: Sequence[Path]) -> None:
-    owner: dict[tuple[object, ...], Path] = {}
-    for part in parts:
-        for one in read_outcome_lines(part):
-            if isinstance(one, RequestFailure):
-                continue
-            scored = one.scored if isinstance(one, Likelihood) else None
-            sample = -1 if isinstance(one, Ranking) else one.sample_index
-            other = owner.setdefault((one.outcome, one.task_id, sample, scored), part)
-            if other != part:
-                raise RunDirectoryError(
-                    f"{part}: answers {one.task_id}, as {other} does; they are no parts of one run"
-                )
+def _check_complete(parts: Sequence[Path], manifests: Sequence[RunManifest]) -> None:
+    """See that the parts are all shards of one run, each once.
+
+    Raises:
+        RunDirectoryError: they are not.
+    """
+    found: dict[str, Path] = {}
+    for part, manifest in zip(parts, manifests, strict=True):
+        if manifest.shard is None:
+            raise RunDirectoryError(f"{part}: holds a whole run; only shards are merged")
+        name = manifest.shard.shard
+        if name in found:
+            raise RunDirectoryError(f"{part}: is shard {name}, as {found[name]} is")
+        found[name] = part
+    total = next(iter(found)).partition("/")[2]
+    wanted = [f"{number}/{total}" for number in range(1, int(total) + 1)]
+    if strange := [name for name in found if name not in wanted]:
+        raise RunDirectoryError(
+            f"{found[strange[0]]}: is shard {strange[0]}, others are of {total}; shards of one "
+            "number are merged"
+        )
+    if missing := [name for name in wanted if name not in found]:
+        raise RunDirectoryError(
+            f"shard {', '.join(missing)} is missing; name its run directory, too, or ask it"
+        )
+
+
+def _whole(manifests: Sequence[RunManifest]) -> RunManifest:
+    """The manifest of the run whose shards these are of."""
+    prompts = sum(int(one.identity.prompts_sha256 or "0", 16) for one in manifests) % 2**256
+    identity = manifests[0].identity.model_copy(update={"prompts_sha256": f"{prompts:064x}"})
+    return manifests[0].model_copy(update={"identity": identity, "shard": None})
+
+
+def _in_order(parts: Sequence[Path]) -> Iterator[InfillTask]:
+    """The tasks of all parts, in the order of the run."""
+    placed = (zip(read_places(part), read_tasks(part), strict=True) for part in parts)
+    return (task for _, task in heapq.merge(*placed, key=itemgetter(0)))
 
 
 def _moved(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from fim_eval.records import Prompt
 
@@ -49,16 +50,29 @@ def in_cache_order(questions: Iterable[Question], problem_of: dict[str, str]) ->
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(problem_of[question.prompt.task_id], []).append(question)
-    return [
-        question
-        for group in groups.values()
-        for question in sorted(group, key=lambda one: _content(one.prompt))
-    ]
+    return [question for group in groups.values() for question in by_beginning(group)]
 
 
-def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+def by_beginning(questions: Iterable[Question]) -> list[Question]:
+    """Those whose prompts begin alike side by side."""
+    return sorted(questions, key=lambda one: _content(one.prompt))
+
+
+class Prompted(Protocol):
+    """Something that is asked by a prompt."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """That is sent."""
+        ...
+
+
+PromptedT = TypeVar("PromptedT", bound=Prompted)
+
+
+def batches(questions: Iterable[PromptedT], size: int) -> Iterator[list[PromptedT]]:
     """Neighbours that may go in one request: alike in every setting, at most `size` together."""
-    batch: list[Question] = []
+    batch: list[PromptedT] = []
     for question in questions:
         if batch and (
             len(batch) == size or _together(batch[0].prompt) != _together(question.prompt)

@@ -388,6 +388,18 @@ class Wording:
     examples: Sequence[InfillTask] = ()
     """Of which those of the task's kind are shown."""
 
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Where the server ends a completion, as text."""
+        if self.bound is not None:
+            return ()
+        return (FILL_END,) if self.strategy == "fewshot" else LEFT_TO_RIGHT_STOPS
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Where the server ends a completion, as ids."""
+        return () if self.bound is None else self.bound.stop
+
 
 def wording_of(
     strategy: Strategy,
@@ -438,25 +450,20 @@ def wording_of(
     )
 
 
-def build_prompt(
-    task: InfillTask, wording: Wording, *, max_tokens: int, sample_index: int = 0
-) -> Prompt:
-    """The prompt for one task.
+Content = str | tuple[int, ...]
+"""What is shown to the model: text, for the server to tokenise, or ids."""
 
-    `lr-rerank` asks what `lr` asks, several times.
+
+def content_of(task: InfillTask, wording: Wording) -> Content:
+    """What the model is shown of one task.
 
     Raises:
         StrategyRefusedError: this task cannot be asked so; ends the run.
     """
     prefix = shown_prefix(task, wording.context)
     encoder, card = wording.encoder, wording.card
-    text: str | None = None
-    ids: tuple[int, ...] | None = None
-    stop: tuple[str, ...] = ()
-    stop_ids: tuple[int, ...] = ()
     if encoder is not None and wording.bound is not None:
         ids = infill_ids(encoder, wording.bound, wording.parts, prefix, task.suffix)
-        stop_ids = wording.bound.stop
         for piece, number, times in wording.spellable:
             if ids.count(number) != times:
                 raise StrategyRefusedError(
@@ -464,28 +471,46 @@ def build_prompt(
                     "a sentinel of the model's format; leave this task out, or use --strategy lr"
                 )
     else:
-        stop = LEFT_TO_RIGHT_STOPS
         if wording.strategy == "fewshot":
-            stop = (FILL_END,)
             prefix = fewshot_text(fitting_examples(wording.examples, task), task, wording.context)
         if encoder is None:
-            text = prefix
-        else:
-            ids = (*wording.start, *encoder.encode(prefix))
-    if ids is not None and card is not None and max(ids) >= card.vocabulary:
+            return prefix
+        ids = (*wording.start, *encoder.encode(prefix))
+    if card is not None and max(ids) >= card.vocabulary:
         raise StrategyRefusedError(
             f"{task.task_id}: its prompt holds id {max(ids)}, but {card.model_id} embeds only ids "
             f"below {card.vocabulary}; take the tokenizer from {card.model_id} itself"
         )
+    return ids
+
+
+def prompt_of(
+    task_id: str, content: Content, wording: Wording, *, max_tokens: int, sample_index: int = 0
+) -> Prompt:
+    """The prompt that shows this content; `lr-rerank` asks what `lr` asks, several times."""
     return Prompt(
-        task_id=task.task_id,
+        task_id=task_id,
         strategy=wording.strategy,
         sample_index=sample_index,
-        text=text,
-        token_ids=ids,
-        stop=stop,
-        stop_token_ids=stop_ids,
+        text=content if isinstance(content, str) else None,
+        token_ids=None if isinstance(content, str) else content,
+        stop=wording.stop,
+        stop_token_ids=wording.stop_token_ids,
         max_tokens=max_tokens,
+    )
+
+
+def build_prompt(
+    task: InfillTask, wording: Wording, *, max_tokens: int, sample_index: int = 0
+) -> Prompt:
+    """The prompt for one task.
+
+    Raises:
+        StrategyRefusedError: as `content_of`.
+    """
+    content = content_of(task, wording)
+    return prompt_of(
+        task.task_id, content, wording, max_tokens=max_tokens, sample_index=sample_index
     )
 
 

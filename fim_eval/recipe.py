@@ -5,7 +5,7 @@ Contacts nobody but the hub, for a tokenizer it must fetch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,12 @@ from fim_eval.formats import FORMATS, card_of, format_of, format_of_model, forma
 from fim_eval.prompt import (
     FILL_END_TOKENS,
     MAX_TOKENS,
+    Content,
     Remembering,
-    build_prompt,
+    Wording,
+    content_of,
     infill_format,
+    prompt_of,
     sentinel_ids,
     start_of,
     wording_of,
@@ -26,7 +29,7 @@ from fim_eval.prompt import (
 from fim_eval.records import InfillFormat, InfillTask, ModelCard, Prompt, Sampling
 from fim_eval.rerank import SAMPLES, SAMPLING
 from fim_eval.tokenizer import Tokenizer, open_tokenizer, tokenizer_path
-from fim_eval.words import INFILLING, Context, Strategy
+from fim_eval.words import INFILLING, Context, Kind, Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +73,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prompts, and what they were made with."""
-
-    tasks: list[InfillTask]
-    prompts: list[Prompt]
-    """All of one task stand together."""
+    """How one model is asked: all that holds for every task."""
 
     recipe: Recipe
     card: ModelCard | None
@@ -85,6 +84,8 @@ class Prepared:
     format_from: str | None
     """How it was chosen, for a person."""
 
+    wording: Wording
+
     @property
     def start(self) -> tuple[int, ...] | None:
         """What every sequence begins with; None where prompts are text."""
@@ -92,14 +93,41 @@ class Prepared:
             return None
         return start_of(self.card, self.tokenizer, self.format)
 
-    def prompts_of(self, place: int) -> list[Prompt]:
-        """The prompts of the task at a place."""
-        count = self.recipe.prompts_per_task
-        return self.prompts[place * count : (place + 1) * count]
+    def max_tokens(self, kind: Kind) -> int:
+        """Limit on new tokens in a hole of this kind."""
+        more = FILL_END_TOKENS if self.recipe.strategy == "fewshot" else 0
+        return self.recipe.max_tokens or MAX_TOKENS[kind] + more
+
+    def content_of(self, task: InfillTask) -> Content:
+        """What the model is shown of a task.
+
+        Raises:
+            StrategyRefusedError: this task cannot be asked so; ends the run.
+        """
+        if any(task.problem_id == example.problem_id for example in self.recipe.examples):
+            raise StrategyRefusedError(
+                f"{self.recipe.strategy}: {task.problem_id} would be a worked example and is "
+                "asked, too"
+            )
+        return content_of(task, self.wording)
+
+    def prompts_with(self, task_id: str, content: Content, max_tokens: int) -> list[Prompt]:
+        """The prompts of a task that show this content, by `sample_index`."""
+        first = prompt_of(task_id, content, self.wording, max_tokens=max_tokens)
+        others = range(1, self.recipe.prompts_per_task)
+        return [first, *(first.model_copy(update={"sample_index": index}) for index in others)]
+
+    def prompts_of(self, task: InfillTask) -> list[Prompt]:
+        """The prompts of a task; raises as `content_of`."""
+        return self.prompts_with(task.task_id, self.content_of(task), self.max_tokens(task.kind))
+
+    def prompt_of(self, task: InfillTask) -> Prompt:
+        """The first of them."""
+        return self.prompts_of(task)[0]
 
 
-def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
-    """Build every prompt of a run; contacts nobody but the hub, for a tokenizer it must fetch.
+def prepare(recipe: Recipe) -> Prepared:
+    """Find out how the model is asked; contacts nobody but the hub, for a tokenizer it must fetch.
 
     Raises:
         StrategyRefusedError: the model cannot be asked this way.
@@ -114,33 +142,16 @@ def prepare(tasks: Iterable[InfillTask], recipe: Recipe) -> Prepared:
         named, origin = format_of_file(recipe, encoder), "from the tokenizer"
     if encoder is not None and named is not None:
         sentinel_ids(encoder, named)
-    tasks = list(tasks)
-    shown = {example.problem_id for example in recipe.examples}
-    if asked := sorted(shown & {task.problem_id for task in tasks}):
-        raise StrategyRefusedError(
-            f"{recipe.strategy}: {asked[0]} would be a worked example and is asked, too"
-        )
-    more = FILL_END_TOKENS if recipe.strategy == "fewshot" else 0
-    remembering = None if encoder is None else Remembering(encoder)
     wording = wording_of(
         recipe.strategy,
         context=recipe.context,
         model=recipe.model,
         card=card,
-        encoder=remembering,
+        encoder=None if encoder is None else Remembering(encoder),
         named=named,
         examples=recipe.examples,
     )
-    prompts = []
-    for task in tasks:
-        limit = recipe.max_tokens or MAX_TOKENS[task.kind] + more
-        prompt = build_prompt(task, wording, max_tokens=limit)
-        prompts.append(prompt)
-        prompts += [
-            prompt.model_copy(update={"sample_index": index})
-            for index in range(1, recipe.prompts_per_task)
-        ]
-    return Prepared(tasks, prompts, recipe, card, encoder, named, origin)
+    return Prepared(recipe, card, encoder, named, origin, wording)
 
 
 def model_card(recipe: Recipe) -> ModelCard | None:

@@ -536,6 +536,9 @@ class RunIdentity(Record):
 
     prompt_form: Literal["ids", "text"] | None
     prompts_sha256: str | None
+    """The sum, modulo 2**256, of the sha256 of what is shown of each task: in the directory of a
+    shard of its own tasks, so that those of all shards add up to that of the run."""
+
     tokenizer_sha256: str | None
     max_tokens: int | None
     """Most new tokens of any prompt."""
@@ -591,6 +594,18 @@ class ImportFacts(Record):
     """That it holds."""
 
 
+class ShardFacts(Record):
+    """What the directory of a shard holds: some problems with all of their tasks, no others."""
+
+    shard: str
+    """`2/4`."""
+
+    tasks: int
+    tasks_sha256: str
+    problems_sha256: str | None
+    """Of `problems.jsonl`; None if the task file came without problems beside it."""
+
+
 class RunManifest(Record):
     """Everything needed to run again. Written before the first task is asked, never changed."""
 
@@ -622,10 +637,14 @@ class RunManifest(Record):
     """None if the task file came without facts beside it."""
 
     problems_sha256: str | None = None
-    """Of `problems.jsonl`; None if the task file came without problems beside it."""
+    """Of the problems of all tasks, one a line; None if the task file came without problems beside
+    it."""
 
     probe: Probe | None = None
     """Of `fim-*` runs: what a few plain holes showed before the first task was asked."""
+
+    shard: ShardFacts | None = None
+    """None: the directory holds all tasks of the run."""
 
     limit: int | None
     """Only the first so many tasks of the file were taken; None: all."""

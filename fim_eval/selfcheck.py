@@ -65,24 +65,25 @@ def self_check(
         watcher: is told.
     """
     problems = {problem.problem_id: problem for problem in suite.problems}
+    tasks = list(suite.tasks)
     wanted = [
         Candidate(task.problem_id, filled_program(task, middle))
-        for task in suite.tasks
+        for task in tasks
         for middle in (*_reference_answers(task).values(), "", filler(task))
     ]
     judge_candidates({folder: wanted}, problems, jail, settings, watcher)
-    read = _Reader(folder, suite.tasks)
+    read = _Reader(folder, tasks)
     return SelfCheck(
-        kind=suite.tasks[0].kind,
-        tasks=len(suite.tasks),
-        ceiling=read.answered([task.middle for task in suite.tasks]),
+        kind=tasks[0].kind,
+        tasks=len(tasks),
+        ceiling=read.answered([task.middle for task in tasks]),
         under_policy={
-            policy: read.answered([_reference_answers(task)[policy] for task in suite.tasks])
+            policy: read.answered([_reference_answers(task)[policy] for task in tasks])
             for policy in POLICIES
             if policy != "raw"
         },
-        empty=read.answered([""] * len(suite.tasks)),
-        filler=read.answered([filler(task) for task in suite.tasks]),
+        empty=read.answered([""] * len(tasks)),
+        filler=read.answered([filler(task) for task in tasks]),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from fim_eval.client import Client
@@ -14,10 +15,10 @@ from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
 from fim_eval.generate import Request, as_decoded
 from fim_eval.journal import AUDIT
-from fim_eval.order import is_audited
+from fim_eval.order import is_audited, shard_of
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
 from fim_eval.recipe import Recipe, prepare
-from fim_eval.records import Completion, ModelCard, Probe, Sampling, Timeouts
+from fim_eval.records import Completion, InfillTask, ModelCard, Probe, Sampling, Timeouts
 from fim_eval.server import KnownServer, known_servers, list_models
 from fim_eval.transport import check_base_url, open_http
 from fim_eval.words import Strategy
@@ -91,28 +92,38 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
 
         server = await identify(str(http.base_url), recipe.model, client(None))
         try:
-            prepared = prepare(TASKS, recipe)
+            prepared = prepare(recipe)
+            prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]
         except StrategyRefusedError as error:
             return cannot_be_asked(str(error))
         ask = client(server.answers_as).complete
-        outcomes = await asyncio.gather(*map(ask, prepared.prompts))
+        outcomes = await asyncio.gather(*map(ask, prompts))
     decoded = [
         as_decoded(outcome, prompt, prepared.tokenizer)
         if isinstance(outcome, Completion)
         else outcome
-        for prompt, outcome in zip(prepared.prompts, outcomes, strict=True)
+        for prompt, outcome in zip(prompts, outcomes, strict=True)
     ]
-    return conclude(list(zip(TASKS, prepared.prompts, decoded, strict=True)))
+    return conclude(list(zip(TASKS, prompts, decoded, strict=True)))
 
 
-def audit_of(request: Request, share: float) -> Request:
-    """The same asked again: a part of the tasks, at a quarter of the concurrency, one a request.
+def audited(request: Request, share: float) -> list[InfillTask]:
+    """The part of a request's tasks that is asked again."""
+    part, parts = request.shard or (1, 1)
+    return [
+        task
+        for task in islice(request.tasks, request.limit)
+        if is_audited(task.task_id, share) and shard_of(task.problem_id, parts) == part
+    ]
+
+
+def audit_of(request: Request, tasks: Sequence[InfillTask]) -> Request:
+    """Some tasks asked again: at a quarter of the concurrency, one a request.
 
     Greedy answers depend on what else a server works on at the time
     (https://github.com/vllm-project/vllm/issues/23138): how many of these change is the noise
     floor of every difference.
     """
-    tasks = [task for task in request.tasks[: request.limit] if is_audited(task.task_id, share)]
     return replace(
         request,
         tasks=tasks,

@@ -8,12 +8,14 @@ both into its directory if they still fit the file.
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,7 +35,9 @@ SHOTS = 3
 class Suite:
     """Tasks, and what they come from."""
 
-    tasks: Sequence[InfillTask]
+    tasks: Iterable[InfillTask]
+    """Can be gone through several times."""
+
     problems: Sequence[Problem] = ()
     """Those that the tasks were cut from; none if the tasks came without."""
 
@@ -177,15 +181,41 @@ def facts_path(tasks_path: Path) -> Path:
     return tasks_path.with_name(tasks_path.name + ".facts.json")
 
 
-def read_tasks(content: bytes, place: str) -> list[InfillTask]:
+@dataclass(frozen=True, slots=True)
+class TaskFile:
+    """The tasks of a file, read again each time they are gone through: never all in memory."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[InfillTask]:
+        """In order; see `read_tasks`."""
+        with opened(self.path) as file:
+            yield from read_tasks(file, str(self.path))
+
+
+def opened(path: Path) -> BufferedReader:
+    """A file of tasks.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error.strerror}); `fim-eval tasks` writes such files"
+        ) from error
+
+
+def read_tasks(file: BinaryIO, place: str) -> Iterator[InfillTask]:
     """Tasks from JSON lines; `place` names the file in errors.
 
     Raises:
         DatasetError: a line is no task, or a task stands twice.
     """
-    tasks: list[InfillTask] = []
-    lines: dict[str, int] = {}
-    for number, line in enumerate(io.BytesIO(content), 1):
+    seen: set[int] = set()
+    number = 0
+    for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
@@ -197,22 +227,34 @@ def read_tasks(content: bytes, place: str) -> list[InfillTask]:
                 f"{place}:{number}: is no task ({what}: {fault['msg']}); "
                 "`fim-eval tasks` writes such files"
             ) from error
-        if task.task_id in lines:
-            raise DatasetError(
-                f"{place}:{number}: {task.task_id} stands already in line {lines[task.task_id]}"
-            )
-        lines[task.task_id] = number
-        tasks.append(task)
-    if not tasks:
+        # Of each id its hash alone is kept.
+        name = hash(task.task_id)
+        if name in seen and (first := _line_of(task.task_id, file, number)):
+            raise DatasetError(f"{place}:{number}: {task.task_id} stands already in line {first}")
+        seen.add(name)
+        yield task
+    if not seen:
         raise DatasetError(f"{place}: holds no task; `fim-eval tasks` writes such files")
-    return tasks
 
 
-def read_facts(tasks_path: Path, content: bytes) -> TaskFacts | None:
+def _line_of(task_id: str, file: BinaryIO, before: int) -> int | None:
+    """The first line in which a task stands above line `before`; None if in none."""
+    after = file.tell()
+    file.seek(0)
+    try:
+        for number, line in enumerate(islice(file, before - 1), 1):
+            if line.strip() and InfillTask.model_validate_json(line).task_id == task_id:
+                return number
+    finally:
+        file.seek(after)
+    return None
+
+
+def read_facts(tasks_path: Path) -> TaskFacts | None:
     """The facts beside a task file; None if there are none.
 
     Raises:
-        DatasetError: they are of another file than `content`, so one of the two was changed.
+        DatasetError: they are of another file than this, so one of the two was changed.
     """
     path = facts_path(tasks_path)
     if not path.exists():
@@ -221,7 +263,9 @@ def read_facts(tasks_path: Path, content: bytes) -> TaskFacts | None:
         facts = TaskFacts.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise DatasetError(f"{path}: cannot be understood; write the tasks again") from error
-    if facts.tasks_sha256 != hashlib.sha256(content).hexdigest():
+    with opened(tasks_path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if facts.tasks_sha256 != found:
         raise DatasetError(
             f"{tasks_path}: was changed since {path.name} was written beside it; write the tasks "
             "again, or remove that file to run without a record of where they came from"

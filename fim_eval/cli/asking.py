@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,6 @@ from fim_eval.cli.options import (
 from fim_eval.cli.reporting import tell
 from fim_eval.cli.running import api_key, ask_all, ask_each, asking, check_each, told_format
 from fim_eval.errors import (
-    DatasetError,
     EndpointError,
     IsolationError,
 )
@@ -126,17 +126,17 @@ def prompts(
         samples=samples,
         examples=examples_for(strategy, suite, shots),
     )
-    prepared = prepare(suite.tasks, recipe)
+    prepared = prepare(recipe)
     if line := told_format(prepared):
         say(line)
-    rows = (
-        orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump())
-        for place, task in enumerate(prepared.tasks)
-        for prompt in prepared.prompts_of(place)
-    )
-    write(out, b"".join(row + b"\n" for row in rows))
-    form = "token ids" if prepared.prompts[0].token_ids is not None else "text"
-    say(f"{len(prepared.prompts)} {strategy} prompts as {form}")
+    rows = [
+        orjson.dumps(task.model_dump() | {"model": model} | prompt.model_dump()) + b"\n"
+        for task in suite.tasks
+        for prompt in prepared.prompts_of(task)
+    ]
+    write(out, b"".join(rows))
+    form = "text" if prepared.wording.encoder is None else "token ids"
+    say(f"{len(rows)} {strategy} prompts as {form}")
 
 
 def run(
@@ -420,15 +420,10 @@ def probe(
 
 def read_suite(path: Path) -> Suite:
     """Tasks of a file or of standard input, and what stands beside the file."""
-    from fim_eval.suite import Suite, read_facts, read_problems, read_tasks
+    from fim_eval.suite import Suite, TaskFile, read_facts, read_problems, read_tasks
 
     if path == STANDARD:
-        return Suite(read_tasks(sys.stdin.buffer.read(), "standard input"))
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); `fim-eval tasks` writes such files"
-        ) from error
-    facts = read_facts(path, content)
-    return Suite(read_tasks(content, str(path)), read_problems(path, facts), facts)
+        content = io.BytesIO(sys.stdin.buffer.read())
+        return Suite(list(read_tasks(content, "standard input")))
+    facts = read_facts(path)
+    return Suite(TaskFile(path), read_problems(path, facts), facts)

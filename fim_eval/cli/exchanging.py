@@ -66,7 +66,7 @@ def import_(
     imported = import_run(
         file,
         out,
-        tasks=suite.tasks,
+        tasks=list(suite.tasks),
         problems=suite.problems,
         facts=suite.facts,
         model=model,

@@ -13,7 +13,10 @@ from fim_eval.cli.options import UNRESOLVED
 
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(metavar="PART...", help="Run directories, one of each --shard.")
+        list[Path],
+        typer.Argument(
+            metavar="PART...", help="Run directories, one of each --shard: all of them."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the whole run; a new one.")],
 ) -> None:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,7 +148,7 @@ def plan(
         )
     if not plans:
         raise PlanError("--models names none")
-    tasks = suite.tasks[:limit]
+    tasks = list(islice(suite.tasks, limit))
     clusters = len({task.problem_id for task in tasks})
     whole = _whole(
         plans,
@@ -251,7 +252,7 @@ def _workloads(
     from fim_eval.recipe import Recipe, prepare
     from fim_eval.suite import worked_examples
 
-    tasks = suite.tasks[:limit]
+    tasks = list(islice(suite.tasks, limit))
     middle = sum(len(task.middle) for task in tasks) / CHARACTERS_PER_TOKEN / len(tasks)
     found: list[Workload] = []
     for strategy in strategies:
@@ -261,10 +262,9 @@ def _workloads(
             strategy=strategy if tokenizer or strategy not in INFILLING else "lr",
             context=context,
             tokenizer=tokenizer,
-            samples=2,
             examples=worked_examples(suite, say) if strategy == "fewshot" else (),
         )
-        prompts = prepare(tasks, recipe).prompts[:: recipe.prompts_per_task]
+        prompts = list(map(prepare(recipe).prompt_of, tasks))
         if tokenizer:
             asked = sum(len(prompt.token_ids or ()) for prompt in prompts) / len(prompts)
         else:

@@ -14,7 +14,7 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.words import Policy
 
 if TYPE_CHECKING:
-    from fim_eval.report import ScoredRun
+    from fim_eval.report import CountedRun, ScoredRun
 
 SHOWN = "raw,reference-lines"
 """What a terminal shows unless asked for more: the answer itself, and the usual comparison."""
@@ -50,18 +50,17 @@ def report(
 ) -> None:
     """Print the table of one or more runs; --out writes the whole report. Asks nobody."""
     from fim_eval.journal import has_manifest
+    from fim_eval.report import counted_of, find_runs, read_scored
 
-    is_parent = len(paths) == 1 and not has_manifest(paths[0])
     shown = named_policies(policies)
-    runs = tell(
-        paths,
-        out or (paths[0] if is_parent else None),
-        as_json=as_json,
-        policies=shown,
-        browse=out is not None,
-    )
-    if out is not None:
-        write_report(runs, out, resamples=resamples, seed=seed)
+    if out is None:
+        is_parent = len(paths) == 1 and not has_manifest(paths[0])
+        tell(paths, paths[0] if is_parent else None, as_json=as_json, policies=shown)
+        return
+    runs = read_scored(find_runs(paths), workers=cores(), browse=True)
+    counts = [counted_of(run.path, run.manifest, run.scores) for run in runs]
+    _tell(counts, out, as_json=as_json, policies=shown)
+    write_report(runs, out, resamples=resamples, seed=seed)
 
 
 def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, seed: int) -> None:
@@ -146,27 +145,36 @@ def named_policies(names: str) -> tuple[Policy, ...]:
 
 
 def tell(
-    paths: Sequence[Path],
-    folder: Path | None,
-    *,
-    as_json: bool,
-    policies: Sequence[Policy] = (),
-    browse: bool = False,
-) -> list[ScoredRun]:
+    paths: Sequence[Path], folder: Path | None, *, as_json: bool, policies: Sequence[Policy] = ()
+) -> None:
     """Print the table of the runs; store it in `folder`, and each run's own beside its manifest.
 
-    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all. Returns the runs, with
-    `browse` as `write_report` takes them.
+    Of `policies` only: by default those of `SHOWN`. Files and JSON hold all.
     """
+    from fim_eval.report import find_runs, read_counted, read_each
+
+    runs = read_each(find_runs(paths), read_counted, cores())
+    _tell(runs, folder, as_json=as_json, policies=policies)
+
+
+def _tell(
+    runs: Sequence[CountedRun], folder: Path | None, *, as_json: bool, policies: Sequence[Policy]
+) -> None:
     import polars as pl
     from rich.console import Console
 
-    from fim_eval.report import find_runs, read_scored, show, store, summarise
+    from fim_eval.report import show, store, summary_of
 
-    runs = read_scored(find_runs(paths), workers=cores(), browse=browse)
-    if len({run.manifest.identity.tasks_sha256 for run in runs}) > 1:
+    manifests = [run.manifest for run in runs]
+    for run in runs:
+        if (shard := run.manifest.shard) is not None:
+            say(
+                f"{run.path}: shard {shard.shard}, {shard.tasks} of {run.manifest.identity.tasks} "
+                "tasks; `fim-eval merge` puts the shards of a run together"
+            )
+    if len({(one.shard or one.identity).tasks_sha256 for one in manifests}) > 1:
         say("these runs hold different tasks: compare rows only where n/N and the tasks agree")
-    summary = summarise(pl.concat([run.scores for run in runs]))
+    summary = summary_of(runs)
     if as_json:
         sys.stdout.write(summary.write_json() + "\n")
     else:
@@ -178,7 +186,7 @@ def tell(
     stored = []
     for run in runs:
         try:
-            store(summarise(run.scores), run.path)
+            store(summary_of([run]), run.path)
             stored.append(run.path)
         except RunDirectoryError as error:  # someone else's run can be read all the same
             say(f"not stored: {error}")
@@ -186,4 +194,3 @@ def tell(
         store(summary, folder)
         stored.append(folder)
     say(f"stored as summary.parquet, .csv and .json in {', '.join(map(str, stored)) or 'no place'}")
-    return runs

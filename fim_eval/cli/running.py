@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,12 @@ def check_each(requests: Sequence[Request]) -> None:
     """
     from fim_eval.recipe import prepare
 
-    told = [told_format(prepare(request.tasks[:1], request.recipe)) for request in requests]
+    told = []
+    for request in requests:
+        prepared = prepare(request.recipe)
+        for task in islice(request.tasks, 1):
+            prepared.content_of(task)
+        told.append(told_format(prepared))
     for line in dict.fromkeys(filter(None, told)):
         say(line)
 
@@ -140,18 +146,15 @@ async def ask(
     audit: float,
 ) -> RunResult:
     """Run one request, and a share of it once more."""
-    from fim_eval.study import audit_of
+    from fim_eval.study import audit_of, audited
 
     if probe_first:
         request = await probed(request)
     result = await ask_once(request, begin(name_of(request)), stop)
-    again = audit_of(request, audit)
-    if audit and again.tasks and not stop.is_set():
+    if audit and (tasks := audited(request, audit)) and not stop.is_set():
+        again = audit_of(request, tasks)
         name = name_of(request)
-        say(
-            f"{name}: {len(again.tasks)} tasks once more, {again.concurrency} in flight: "
-            "what changes?"
-        )
+        say(f"{name}: {len(tasks)} tasks once more, {again.concurrency} in flight: what changes?")
         await ask_once(again, begin(f"{name}, again"), stop)
     return result
 

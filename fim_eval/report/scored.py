@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -19,6 +20,8 @@ from fim_eval.report.browser import BrowsedRun, browsed_run
 from fim_eval.report.filled import read_filled
 from fim_eval.report.table import scores_of
 from fim_eval.words import Infills, Split
+
+T = TypeVar("T")
 
 OFFICIAL = "humaneval-infilling"
 """The data set of the official infilling files."""
@@ -76,6 +79,11 @@ def read_scored(
     Raises:
         RunDirectoryError: one cannot be read.
     """
+    return read_each(paths, partial(_scored, browse=browse), workers)
+
+
+def read_each(paths: Sequence[Path], read: Callable[[Path], T], workers: int) -> list[T]:
+    """What `read` makes of each run directory, in their order; see `read_scored`."""
     size = sum(
         file.stat().st_size
         for path in paths
@@ -84,12 +92,12 @@ def read_scored(
     )
     workers = min(workers, len(paths))
     if size < _PARALLEL_BYTES or workers < 2:
-        return [_scored(path, browse=browse) for path in paths]
+        return list(map(read, paths))
     # Not forked: polars has threads of its own.
     context = multiprocessing.get_context("spawn")
     # A fifth of the time went into looking for cycles among records, which have none.
     with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
-        return list(pool.map(partial(_scored, browse=browse), paths))
+        return list(pool.map(read, paths))
 
 
 def _scored(path: Path, *, browse: bool) -> ScoredRun:

@@ -268,14 +268,19 @@ def summarise(scores: pl.DataFrame) -> pl.DataFrame:
         (pl.col("first_token_ns") / 1e9).median().alias("ttft_s"),
         tpot_ms().median().alias("tpot_ms"),
     )
-    return (
-        summary.join(wall, on=GROUP, how="left", maintain_order="left")
-        .with_columns((pl.col("completion_tokens") / pl.col("wall_s")).alias("tokens_per_s"))
-        .sort(
-            "parameters", "model", pl.col("strategy").replace_strict(STRATEGY_ORDER, default=9),
-            "kind", pl.col("policy").replace_strict({p: i for i, p in enumerate(POLICIES)}),
-            nulls_last=True,
+    return in_order(
+        summary.join(wall, on=GROUP, how="left", maintain_order="left").with_columns(
+            (pl.col("completion_tokens") / pl.col("wall_s")).alias("tokens_per_s")
         )
+    )
+
+
+def in_order(summary: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `summarise` in their order: smallest model first."""
+    return summary.sort(
+        "parameters", "model", pl.col("strategy").replace_strict(STRATEGY_ORDER, default=9),
+        "kind", pl.col("policy").replace_strict({p: i for i, p in enumerate(POLICIES)}),
+        nulls_last=True,
     )  # fmt: skip
 
 

@@ -11,12 +11,23 @@ from typing import get_args
 
 import orjson
 import polars as pl
+import polars.testing
 import pytest
 
 from fim_eval import lines as lines_module
 from fim_eval.errors import RunDirectoryError
 from fim_eval.postprocess import POLICIES
-from fim_eval.report import find_runs, findings, read_scored, summarise, write_findings
+from fim_eval.report import counted as counted_module
+from fim_eval.report import (
+    find_runs,
+    findings,
+    read_counted,
+    read_scored,
+    score_run,
+    summarise,
+    summary_of,
+    write_findings,
+)
 from fim_eval.report import scored as scored_module
 from fim_eval.report.files import as_latex, as_markdown, pairs_table, tasks_table
 from fim_eval.report.findings import Estimate, Findings, Metric, Pair, Row
@@ -606,6 +617,19 @@ class TestTheCommand:
         assert in_process("report", "runs").returncode == 0
         assert not (in_process.folder / "runs" / "report.json").exists()
 
+    def test_the_table_is_the_same_however_few_tasks_are_read_at_a_time(
+        self, tmp_path: Path, tasks: Suite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = frozenset(task.task_id for task in tasks.tasks[:8])
+        models = [FOUR[0], replace(FOUR[1], unanswered=lost)]
+        paths = write_study(tmp_path / "runs", tasks, models)
+        whole = summarise(pl.concat([score_run(path) for path in paths]))
+        for size in (7, 100, 10_000):
+            monkeypatch.setattr(counted_module, "AT_ONCE", size)
+            pl.testing.assert_frame_equal(
+                summary_of([read_counted(path) for path in paths]), whole, check_exact=True
+            )
+
     def test_a_report_reads_each_journal_once(
         self, in_process: InProcess, tasks: Suite, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -616,8 +640,8 @@ class TestTheCommand:
             read.append((path.parent.name, path.name))
             return whole_lines(path)
 
-        whole_lines = lines_module._whole_lines
-        monkeypatch.setattr(lines_module, "_whole_lines", noted)
+        whole_lines = lines_module.whole_lines
+        monkeypatch.setattr(lines_module, "whole_lines", noted)
         done = in_process("report", "runs", "--out", "out", "--resamples", "200")
         assert done.returncode == 0, done.stderr
         journals = [one for one in read if one[1] in {"generations.jsonl", "verdicts.jsonl"}]

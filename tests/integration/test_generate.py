@@ -84,7 +84,7 @@ async def test_every_task_is_asked_once_and_its_answer_stored(tmp_path: Path) ->
     }
     assert sorted(stored) == sorted((task.task_id, "lr", 0) for task in tasks)
     assert list(stored.values()) == outcomes
-    assert read_tasks(tmp_path) == tasks
+    assert list(read_tasks(tmp_path)) == tasks
 
 
 async def test_the_manifest_says_who_was_asked_what(tmp_path: Path) -> None:
@@ -634,27 +634,73 @@ class TestShards:
             summarise(score_run(tmp_path / "alone")).drop("wall_s", "tokens_per_s"),
         )
 
-    async def test_asked_in_turn_into_one_folder_make_the_run(self, tmp_path: Path) -> None:
-        tasks = made_tasks(20)
+    async def test_keep_their_own_tasks_and_merged_are_the_run_that_was_asked_whole(
+        self, tmp_path: Path
+    ) -> None:
+        # Of one problem here and there: its tasks keep their places.
+        tasks = [*made_tasks(20), *made_tasks(20)]
+        tasks = [
+            task.model_copy(update={"task_id": f"{task.task_id}-{number}"})
+            for number, task in enumerate(tasks)
+        ]
+        parts = [tmp_path / f"part{number}" for number in (1, 2)]
         with FakeServer() as server:
-            for number in (1, 2):
-                await ask(request(server, tmp_path, tasks, shard=(number, 2)))
-            result = await ask(request(server, tmp_path, tasks))
-        assert (result.answered, result.asked) == (20, 0)
-        assert len(server.prompts) == 20
+            for number, part in enumerate(parts, 1):
+                await ask(request(server, part, tasks, shard=(number, 2)))
+            await ask(request(server, tmp_path / "alone", tasks))
+            held = [list(read_tasks(part)) for part in parts]
+            assert all(0 < len(own) < 40 for own in held)
+            merge_runs(parts, tmp_path / "whole")
+            asked = len(server.prompts)
+            result = await ask(request(server, tmp_path / "whole", tasks))
+            assert len(server.prompts) == asked
+        assert (result.answered, result.asked) == (40, 0)
+        assert list(read_tasks(tmp_path / "whole")) == tasks
+        assert not {one.problem_id for one in held[0]} & {one.problem_id for one in held[1]}
+        whole, alone = (read_manifest(tmp_path / name) for name in ("whole", "alone"))
+        assert whole.identity == alone.identity
+        assert (whole.shard, alone.shard) == (None, None)
+        assert sorted(entry.name for entry in (tmp_path / "whole").iterdir()) == sorted(
+            entry.name for entry in (tmp_path / "alone").iterdir()
+        )
 
-    async def test_of_different_runs_or_the_same_twice_are_not_merged(self, tmp_path: Path) -> None:
+    async def test_have_a_folder_each(self, tmp_path: Path) -> None:
         with FakeServer() as server:
-            await ask(request(server, tmp_path / "a", made_tasks(4)))
-            await ask(request(server, tmp_path / "b", made_tasks(5)))
-            await ask(request(server, tmp_path / "c", made_tasks(4)))
-        with pytest.raises(RunDirectoryError, match=r"is of another run .*tasks: 4 there, 5 now"):
-            merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "whole")
-        with pytest.raises(RunDirectoryError, match="no parts of one run"):
-            merge_runs([tmp_path / "a", tmp_path / "c"], tmp_path / "whole")
+            await ask(request(server, tmp_path, made_tasks(20), shard=(1, 2)))
+            for shard, told in (((2, 2), "1/2 there, 2/2 now"), (None, "1/2 there, None now")):
+                with pytest.raises(RunDirectoryError, match=f"another run .shard: {told}.;"):
+                    await ask(request(server, tmp_path, made_tasks(20), shard=shard))
+
+    async def test_without_a_task_are_shards_too(self, tmp_path: Path) -> None:
+        tasks = made_tasks(1)
+        parts = [tmp_path / f"part{number}" for number in (1, 2, 3)]
+        with FakeServer() as server:
+            results = [
+                await ask(request(server, part, tasks, shard=(number, 3), gold=True))
+                for number, part in enumerate(parts, 1)
+            ]
+        assert sorted(result.tasks for result in results) == [0, 0, 1]
+        assert merge_runs(parts, tmp_path / "whole").answered == 1
+
+    async def test_of_different_runs_or_not_all_are_not_merged(self, tmp_path: Path) -> None:
+        with FakeServer() as server:
+            for name, count, shard in (
+                ("a1", 9, (1, 2)), ("a2", 9, (2, 2)), ("b2", 8, (2, 2)), ("c3", 9, (3, 3)),
+                ("again", 9, (1, 2)), ("whole", 9, None),
+            ):  # fmt: skip
+                await ask(request(server, tmp_path / name, made_tasks(count), shard=shard))
+        for names, told in (
+            (["a1", "b2"], r"is of another run .*tasks: 9 there, 8 now"),
+            (["a1"], "shard 2/2 is missing"),
+            (["a1", "again", "a2"], "is shard 1/2, as .*a1 is"),
+            (["a1", "whole"], "holds a whole run; only shards are merged"),
+            (["a1", "a2", "c3"], "c3: is shard 3/3, others are of 2"),
+        ):
+            with pytest.raises(RunDirectoryError, match=told):
+                merge_runs([tmp_path / name for name in names], tmp_path / "merged")
         with pytest.raises(RunDirectoryError, match="holds a run already"):
-            merge_runs([tmp_path / "a"], tmp_path / "c")
-        assert not (tmp_path / "whole").exists()
+            merge_runs([tmp_path / "a1", tmp_path / "a2"], tmp_path / "whole")
+        assert not (tmp_path / "merged").exists()
 
 
 class TestSeveralServers:

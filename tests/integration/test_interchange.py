@@ -168,7 +168,7 @@ def test_a_compressed_file_is_read(in_process: InProcess, folder: Path) -> None:
     plain = samples(folder / "samples.jsonl", references(folder / "tasks.jsonl"))
     (folder / "samples.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     assert in_process("import", "samples.jsonl.gz", *IMPORT, "--out", "run").returncode == 0
-    assert len(read_tasks(folder / "run")) == 12
+    assert len(list(read_tasks(folder / "run"))) == 12
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import pytest
 from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
     RunDirectory,
-    Standing,
     key_of,
     place_of,
     read_generations,
@@ -25,7 +24,7 @@ from fim_eval.journal import (
     read_standing,
     read_tasks,
 )
-from fim_eval.lines import json_lines, sealed
+from fim_eval.lines import json_lines, line_of, sealed
 from fim_eval.records import (
     Completion,
     RequestFailure,
@@ -36,7 +35,7 @@ from fim_eval.records import (
     ServerIdentity,
     Timeouts,
 )
-from fim_eval.words import PERMANENT_FAILURES, FailureReason
+from fim_eval.words import FailureReason
 from tests.integration import files_in, made_tasks
 
 TASKS = made_tasks(3)
@@ -139,7 +138,7 @@ def manifest(**changes: object) -> RunManifest:
 def write(folder: Path, *outcomes: Completion | RequestFailure) -> Path:
     """A run directory with these outcomes; its `generations.jsonl`."""
     with RunDirectory(folder) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), map(line_of, TASKS))
         directory.begin_segment(segment(0))
         for outcome in outcomes:
             directory.append(outcome)
@@ -156,14 +155,14 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         failure(2, "prompt-too-long"),
     ]
     assert read_manifest(run) == manifest()
-    assert read_tasks(run) == TASKS
+    assert list(read_tasks(run)) == TASKS
     assert read_segments(run) == [segment(0)]
     assert len((run / "generations.jsonl").read_bytes().split(b"\n")) == 4
 
 
 def test_an_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), map(line_of, TASKS))
         for number in range(3):
             directory.append(completion(number))
             assert len(read_generations(tmp_path)) == number + 1
@@ -270,28 +269,12 @@ def test_samples_and_strategies_have_keys_of_their_own(tmp_path: Path) -> None:
     assert len(read_generations(tmp_path)) == 3
 
 
-def test_only_answers_and_permanent_failures_are_settled() -> None:
-    def is_settled(outcome: Completion | RequestFailure) -> bool:
-        standing = Standing()
-        assert not standing.is_settled(place_of(outcome))
-        standing.note(outcome)
-        return standing.is_settled(place_of(outcome))
-
-    assert is_settled(completion(0))
-    permanent = {"bad-request", "prompt-too-long", "prompt-altered", "boundary-unknown"}
-    assert permanent == PERMANENT_FAILURES
-    assert all(is_settled(failure(0, reason)) for reason in PERMANENT_FAILURES)
-    retryable: tuple[FailureReason, ...] = ("timeout", "connection", "overloaded", "wrong-model")
-    assert not any(is_settled(failure(0, reason)) for reason in retryable)
-
-
 def test_what_stands_is_known_without_the_answers(tmp_path: Path) -> None:
     differs = completion(2).model_copy(update={"server_text": "other"})
     write(tmp_path, completion(0), failure(1, "connection"), differs, failure(3, "bad-request"))
     standing = read_standing(tmp_path)
     outcomes = read_generations(tmp_path).values()
     assert [standing.is_answered(place_of(one)) for one in outcomes] == [True, False, True, False]
-    assert [standing.is_settled(place_of(one)) for one in outcomes] == [True, False, True, True]
     assert standing.text_differences == 1
     standing.note(completion(1))
     assert standing.is_answered(place_of(completion(1)))
@@ -327,7 +310,7 @@ def test_a_second_process_cannot_open_a_directory_in_use(tmp_path: Path) -> None
         owner.kill()
     # A killed owner leaves its file, but no lock.
     with RunDirectory(tmp_path) as directory:
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), map(line_of, TASKS))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +335,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match="belongs to another run") as caught,
     ):
-        directory.claim(manifest(**changes), TASKS)
+        directory.claim(manifest(**changes), map(line_of, TASKS))
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     after = files_in(tmp_path)
@@ -364,7 +347,7 @@ def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
     first = (tmp_path / "manifest.json").read_bytes()
     with RunDirectory(tmp_path) as directory:
         later = manifest().model_copy(update={"created_at": "2027-01-01T00:00:00.000+00:00"})
-        directory.claim(later, TASKS)
+        directory.claim(later, map(line_of, TASKS))
     assert (tmp_path / "manifest.json").read_bytes() == first
 
 
@@ -375,7 +358,7 @@ def test_outcomes_without_a_manifest_are_refused_and_left_alone(tmp_path: Path, 
         RunDirectory(tmp_path) as directory,
         pytest.raises(RunDirectoryError, match=rf"holds {name} but no manifest\.json"),
     ):
-        directory.claim(manifest(), TASKS)
+        directory.claim(manifest(), map(line_of, TASKS))
     assert {path for path in files_in(tmp_path) if path != "lock"} == {name}
 
 
@@ -383,7 +366,7 @@ def test_a_kill_before_the_manifest_was_written_blocks_nothing(tmp_path: Path) -
     (tmp_path / "tasks.jsonl").write_bytes(b"")
     (tmp_path / "manifest.json.unfinished").write_bytes(b'{"format"')
     write(tmp_path, completion(0))
-    assert read_tasks(tmp_path) == TASKS
+    assert list(read_tasks(tmp_path)) == TASKS
     assert read_manifest(tmp_path) == manifest()
 
 

@@ -388,7 +388,7 @@ def test_one_study_asks_each_strategy_and_tells_one_row_of_each(
 def test_what_is_judged_of_a_task_is_the_candidate_that_answers_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tasks = build_suite("starter", "test", "single-line", quiet, per_problem=1).tasks[:4]
+    tasks = [*build_suite("starter", "test", "single-line", quiet, per_problem=1).tasks][:4]
     middles = {task.prefix: task.middle for task in tasks}
 
     def second_is_right(body: dict[str, Any]) -> str:

@@ -420,7 +420,9 @@ def asked(
     recipe = Recipe(
         model=model, strategy=strategy, format=format, tokenizer=str(folder) if folder else None
     )
-    return prepare([of or task()], recipe)
+    prepared = prepare(recipe)
+    prepared.prompt_of(of or task())  # which may be refused
+    return prepared
 
 
 @pytest.mark.parametrize(
@@ -477,7 +479,7 @@ def test_a_tokenizer_s_content_gives_its_format(
     prepared = asked("nobody/knows", strategy, Path(tokenizer.source).parent)
     assert prepared.format is sentinels
     assert prepared.format_from == "from the tokenizer"
-    (prompt,) = prepared.prompts
+    prompt = prepared.prompt_of(task())
     assert prompt.stop_token_ids == tuple(tokenizer.piece_id(end) for end in sentinels.ends)
 
 
@@ -540,7 +542,7 @@ def test_an_end_that_some_files_lack_stops_where_there_is_one(tmp_path: Path) ->
     pieces = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"]
     for ends in (1, 2):
         byte_level_file(tmp_path, [*pieces, "<file_sep>"][: 3 + ends])
-        (prompt,) = asked("starcoder2-3b", "fim-psm", tmp_path).prompts
+        prompt = asked("starcoder2-3b", "fim-psm", tmp_path).prompt_of(task())
         assert len(prompt.stop_token_ids) == ends
 
 
@@ -565,11 +567,11 @@ def test_sentinels_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
 def test_left_to_right_begins_with_the_family_s_start(tmp_path: Path) -> None:
     byte_level_file(tmp_path, ["<bos>", *marks_of(known("codegemma"))])
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
-    (prompt,) = asked("codegemma-2b", "lr", tmp_path).prompts
+    prompt = asked("codegemma-2b", "lr", tmp_path).prompt_of(task())
     assert prompt.token_ids == (tokenizer.piece_id("<bos>"), *tokenizer.encode(PREFIX))
     byte_level_file(tmp_path, list(marks_of(known("qwen2.5-coder"))))
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json")
-    (prompt,) = asked("Qwen2.5-Coder-7B", "lr", tmp_path).prompts
+    prompt = asked("Qwen2.5-Coder-7B", "lr", tmp_path).prompt_of(task())
     assert prompt.token_ids == tuple(tokenizer.encode(PREFIX))
 
 
@@ -584,7 +586,7 @@ def test_a_program_that_spells_a_sentinel_is_refused_where_the_file_reads_it_as_
         user_defined_symbols=[*known("santacoder").sentinels, "\n"],
     )  # fmt: skip
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
-    (prompt,) = asked("santacoder", "fim-psm", tmp_path).prompts
+    prompt = asked("santacoder", "fim-psm", tmp_path).prompt_of(task())
     assert prompt.token_ids is not None
     with pytest.raises(StrategyRefusedError) as refusal:
         asked("santacoder", "fim-psm", tmp_path, of=task(suffix="# <fim-middle>\n"))
@@ -607,11 +609,9 @@ def test_a_file_adds_a_family(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(mine.model_dump_json())
     tokenizer = open_tokenizer(tmp_path / "tokenizer.json", marks_of(mine))
-    prepared = asked(
-        "nobody/knows", "fim-psm", tmp_path, format=str(file), of=task(prefix="'<hole>'\n")
-    )
+    prepared = asked("nobody/knows", "fim-psm", tmp_path, format=str(file))
     assert (prepared.format, prepared.format_from) == (mine, f"from {file}")
-    (prompt,) = prepared.prompts
+    prompt = prepared.prompt_of(task(prefix="'<hole>'\n"))
     assert prompt.token_ids == (
         *tokenizer.encode("'<hole>'\n"),
         tokenizer.piece_id("<hole>"),
@@ -627,7 +627,7 @@ def test_the_documented_example_of_a_family_of_one_s_own_works(tmp_path: Path) -
     file = tmp_path / "acme.json"
     file.write_text(example_file)
     path = byte_level_file(tmp_path, ["<s>", "<pre>", "<suf>", "<mid>", "<eot>", "</s>"])
-    (prompt,) = asked("acme-7b", "fim-psm", tmp_path, format=str(file)).prompts
+    prompt = asked("acme-7b", "fim-psm", tmp_path, format=str(file)).prompt_of(task())
     text = f"<s><pre>{PREFIX}<suf>{SUFFIX}<mid>"
     assert prompt.token_ids == tuple(Library.from_file(str(path)).encode(text).ids)
 

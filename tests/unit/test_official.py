@@ -97,7 +97,7 @@ def test_what_does_not_fit_an_official_file_is_refused(
 def test_the_official_files_load(name: str, kind: str, count: int) -> None:
     suite = build_suite(str(infilling_path().with_name(name)), "test", None, quiet)
     assert suite.facts is not None
-    assert (suite.facts.kind, len(suite.tasks), len(suite.problems)) == (kind, count, 164)
+    assert (suite.facts.kind, len(list(suite.tasks)), len(suite.problems)) == (kind, count, 164)
     code = {problem.problem_id: problem.code for problem in suite.problems}
     for task in suite.tasks:
         assert same_program(task.prefix + task.middle + task.suffix, code[task.problem_id])
