@@ -63,6 +63,7 @@ help: ## This list
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
 	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N AUDIT=5% STREAM=10%'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
+	@echo '                    ENGINE=ray (on the nodes of the Ray cluster at RAY_ADDRESS)'
 	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
 	@echo '                    EXTRA="vLLM options"'
 
@@ -85,8 +86,9 @@ evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes)
   $(call option,--format,FORMAT) \
   $(call option,--limit,LIMIT) $(call option,--max-concurrency,CONCURRENCY) \
   $(call option,--batch,BATCH) $(call option,--shard,SHARD) $(call option,--audit,AUDIT) $(call option,--stream,STREAM) \
-  $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged)
+  $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged) $(engine)
 
+engine = $(call option,--engine,ENGINE)
 judged = $(call option,--isolation,ISOLATION) $(call option,--workers,WORKERS)
 
 .PHONY: eval
@@ -95,7 +97,7 @@ eval: $(VENV)/ready ## Ask every server that answers (or ENDPOINT= MODEL=) all o
 
 .PHONY: verify report selfcheck doctor
 verify: $(VENV)/ready ## Judge what runs hold, or what is missing of it: RUN=runs/eval, ENGINE=ray
-	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged) $(call option,--engine,ENGINE))
+	$(strip $(BIN)/fim-eval verify "$(RUN)" $(judged) $(engine))
 report: $(VENV)/ready ## The answer, with every number behind it: RUN=runs/eval REPORT=runs/report
 	$(BIN)/fim-eval report "$(RUN)" --out "$(REPORT)"
 selfcheck: $(VENV)/ready ## Ceiling and floor of MBPP: reference answers and empty ones through the judge

@@ -13,15 +13,17 @@ import asyncio
 import functools
 import logging
 import os
+import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, TypeVar
 
 from fim_eval.errand import Asked, Delivery, Envoy, Errand
-from fim_eval.errors import ClusterError, FimEvalError, IsolationError
+from fim_eval.errors import ClusterError, EndpointError, FimEvalError, IsolationError
 from fim_eval.judge import Ruling
 from fim_eval.records import Execution
 from fim_eval.sandbox import Examined, Jail, Job, find_jail, run_jobs
@@ -52,6 +54,9 @@ NO_NODE = (
 READY_S = 120.0
 """How long nodes may take to start a process that asks."""
 
+NODES_S = 1.0
+"""After so long, while answers are waited for, it is seen which nodes there are."""
+
 
 class RayCluster:
     """A cluster that this process has joined."""
@@ -76,15 +81,18 @@ class RayCluster:
         ]
 
     @contextmanager
-    def asking(self) -> Iterator[RayAsker]:
+    def asking(self, notice: Callable[[str], None]) -> Iterator[RayAsker]:
         """A process that asks on every node with a processor, until the context ends.
+
+        Args:
+            notice: told, for a person, of nodes that come and go meanwhile.
 
         Raises:
             ClusterError: one does not start, or has another version of fim_eval.
         """
-        asker = RayAsker(self._ray, self)
+        asker = RayAsker(self._ray, self, notice)
         try:
-            asker.check()
+            asker.start()
             yield asker
         finally:
             asker.end()
@@ -128,54 +136,51 @@ class RayCluster:
 
 
 class RayAsker:
-    """Asks from the nodes: `errand.Elsewhere`. One process on each, with connections of its own."""
+    """Asks from the nodes: `errand.Elsewhere`. One process on each, with connections of its own.
 
-    def __init__(self, ray: Any, cluster: RayCluster) -> None:
+    Nodes are looked for as long as answers are waited for: one that has joined asks as soon as its
+    process has started.
+    """
+
+    def __init__(self, ray: Any, cluster: RayCluster, notice: Callable[[str], None]) -> None:
         """See `RayCluster.asking`."""
         self._ray = ray
         self._cluster = cluster
-        self._envoys: dict[str, Any] = {}
-        """By node."""
+        self._notice = notice
+        self._ready: dict[str, Any] = {}
+        """Processes that ask, by node."""
+        self._starting: dict[str, _Starting] = {}
+        self._refused: set[str] = set()
+        """Nodes that cannot ask; a node that is started anew has another name."""
+        self._keys: set[str] = set()
+        """Variables that a key was needed from."""
+        self._living: list[str] = []
+        self._looked_s = -NODES_S
         self._in_flight: Counter[str] = Counter()
-        self._send_out()
 
-    def check(self) -> None:
-        """Wait until every process has started.
+    def start(self) -> None:
+        """Start a process on every node, and wait until each asks.
 
         Raises:
             ClusterError: one does not, or has another version of fim_eval; names its node.
         """
-        ray = self._ray
-        starting = {envoy.check.remote(HERE): node for node, envoy in self._envoys.items()}
-        done, late = [], []
-        if starting:
-            done, late = ray.wait(list(starting), num_returns=len(starting), timeout=READY_S)
-        if late:
-            raise ClusterError(
-                f"Ray node {starting[late[0]]}: has not started a process that asks within "
-                f"{READY_S:.0f} s; are its processors taken? `ray status` tells"
-            )
-        for one in done:
-            node = starting[one]
-            try:
-                fault = ray.get(one)
-            except ray.exceptions.RayError as error:
-                if node not in self._cluster.node_ids():
-                    # Lost while it started.
-                    del self._envoys[node]
-                    continue
-                raise ClusterError(
-                    f"Ray node {node}: cannot ask ({_last_line(error)}); fim-eval has to "
-                    "be installed on every node, in the same version"
-                ) from error
+        self._living = self._cluster.node_ids()
+        self._send_out()
+        if self._starting:
+            tasks = [starting.fault for starting in self._starting.values()]
+            self._ray.wait(tasks, num_returns=len(tasks), timeout=READY_S)
+        self._living = self._cluster.node_ids()
+        for _, fault in self._settled():
             if fault is not None:
                 raise fault
-        if not self._envoys:
+        for node in self._starting:
+            raise _late(node)
+        if not self._ready:
             raise ClusterError("the Ray cluster has no node with a processor; see `ray status`")
 
     def end(self) -> None:
         """End every process."""
-        for envoy in self._envoys.values():
+        for envoy in (*self._ready.values(), *(each.envoy for each in self._starting.values())):
             self._ray.kill(envoy)
 
     async def __call__(self, errand: Errand, asked: Sequence[Asked], *, streamed: bool) -> Delivery:
@@ -186,11 +191,11 @@ class RayAsker:
             FimEvalError: as `errand.Envoy`.
         """
         errors = self._ray.exceptions
+        if errand.api_key_env is not None:
+            self._keys.add(errand.api_key_env)
         for tried in range(RETRIES + 1):
-            if not self._envoys:
-                raise ClusterError(NO_NODE)
-            node = min(self._envoys, key=self._in_flight.__getitem__)
-            envoy = self._envoys[node]
+            node = await self._least_busy()
+            envoy = self._ready[node]
             self._in_flight[node] += len(asked)
             try:
                 found = await self._value(envoy.ask.remote(HERE, errand, asked, streamed))
@@ -204,7 +209,7 @@ class RayAsker:
                         f"({type(error).__name__}: {_last_line(error)}); what was answered is on "
                         "disk, and the same command resumes"
                     ) from error
-                self._replace(node, envoy)
+                self._lost(node, envoy)
             else:
                 break
             finally:
@@ -213,11 +218,26 @@ class RayAsker:
             raise found
         return found
 
+    async def _least_busy(self) -> str:
+        """The node with the fewest prompts in flight; waits for one that is starting if none asks.
+
+        Raises:
+            ClusterError: no node is left.
+        """
+        self._look()
+        while not self._ready:
+            if not self._starting:
+                raise ClusterError(NO_NODE)
+            await asyncio.sleep(NODES_S)
+            self._look()
+        return min(self._ready, key=self._in_flight.__getitem__)
+
     async def _value(self, task: Any) -> Delivery | FimEvalError:
         waiting = asyncio.wrap_future(task.future())
         try:
-            while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
-                if not self._cluster.processors():
+            while not (await asyncio.wait({waiting}, timeout=NODES_S))[0]:
+                self._look()
+                if not self._living:
                     raise ClusterError(NO_NODE)
             found: Delivery | FimEvalError = await waiting
         finally:
@@ -226,22 +246,94 @@ class RayAsker:
                 waiting.cancel()
         return found
 
-    def _replace(self, node: str, envoy: Any) -> None:
-        """Do without a process that is lost; every node that is there has one again."""
-        if self._envoys.get(node) is envoy:
-            del self._envoys[node]
+    def _lost(self, node: str, envoy: Any) -> None:
+        """Do without a process that is lost; if only it is, its node has another one started."""
+        if self._ready.get(node) is envoy:
+            del self._ready[node]
             # It may only be out of reach.
             self._ray.kill(envoy)
-            self._send_out()
+            self._notice(f"Ray node {node}: is lost; what it was asking is asked from others")
+            self._looked_s = -NODES_S
+            self._look()
+
+    def _look(self) -> None:
+        """See who has joined, and whose process has started, unless that was done just now."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < NODES_S:
+            return
+        self._looked_s = now_s
+        self._living = self._cluster.node_ids()
+        for node, fault in self._settled():
+            self._notice(
+                f"Ray node {node}: asks too"
+                if fault is None
+                else f"{fault}; the others go on without it"
+            )
+        self._send_out()
 
     def _send_out(self) -> None:
+        """Start a process on every node that has none."""
         envoy = self._ray.remote(_RayEnvoy)
         affinity = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        for node in self._cluster.node_ids():
-            if node not in self._envoys:
-                # Soft: a node may be lost that is still listed.
-                strategy = affinity(node, soft=True)
-                self._envoys[node] = envoy.options(scheduling_strategy=strategy).remote()
+        for node in self._living:
+            if node not in {*self._ready, *self._starting, *self._refused}:
+                # Not soft: a node that is lost by now must not ask twice from another.
+                made = envoy.options(scheduling_strategy=affinity(node, soft=False)).remote()
+                fault = made.check.remote(HERE, sorted(self._keys))
+                self._starting[node] = _Starting(made, fault, time.monotonic())
+
+    def _settled(self) -> Iterator[tuple[str, FimEvalError | None]]:
+        """Nodes that ask from now on, and those that cannot, with the reason."""
+        nodes = {starting.fault: node for node, starting in self._starting.items()}
+        done = self._ray.wait([*nodes], num_returns=len(nodes), timeout=0)[0] if nodes else ()
+        for task, node in nodes.items():
+            starting = self._starting[node]
+            if task in done:
+                fault = self._fault(node, task)
+            elif time.monotonic() - starting.since_s < READY_S:
+                continue
+            else:
+                fault = _late(node)
+            del self._starting[node]
+            if fault is None:
+                self._ready[node] = starting.envoy
+            else:
+                self._ray.kill(starting.envoy)
+                if node not in self._living:
+                    # Lost while it started.
+                    continue
+                self._refused.add(node)
+            yield node, fault
+
+    def _fault(self, node: str, task: Any) -> FimEvalError | None:
+        try:
+            fault: FimEvalError | None = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            return ClusterError(
+                f"Ray node {node}: cannot ask ({_last_line(error)}); fim-eval has to "
+                "be installed on every node, in the same version"
+            )
+        return fault
+
+
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """A process that does not ask yet."""
+
+    envoy: Any
+
+    fault: Any
+    """What will tell whether it can."""
+
+    since_s: float
+    """Monotonic."""
+
+
+def _late(node: str) -> ClusterError:
+    return ClusterError(
+        f"Ray node {node}: has not started a process that asks within {READY_S:.0f} s; are its "
+        "processors taken? `ray status` tells"
+    )
 
 
 class _RayEnvoy:
@@ -251,13 +343,18 @@ class _RayEnvoy:
         self._name = os.uname().nodename
         self._envoy = Envoy(self._name, os.environ)
 
-    async def check(self, wanted: str) -> ClusterError | None:
-        if wanted == HERE:
-            return None
-        return ClusterError(
-            f"node {self._name}: has fim-eval {HERE}, and {wanted} asks it; install the same on "
-            "every node"
-        )
+    async def check(self, wanted: str, keys: Sequence[str] = ()) -> FimEvalError | None:
+        if wanted != HERE:
+            return ClusterError(
+                f"node {self._name}: has fim-eval {HERE}, and {wanted} asks it; install the same "
+                "on every node"
+            )
+        try:
+            for each in keys:
+                self._envoy.key(each)
+        except EndpointError as error:
+            return error
+        return None
 
     async def ask(
         self, wanted: str, errand: Errand, asked: Sequence[Asked], streamed: bool

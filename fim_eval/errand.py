@@ -210,6 +210,20 @@ class Envoy:
             await desk.http.aclose()
         self._desks.clear()
 
+    def key(self, variable: str) -> str:
+        """The key in a variable of this machine's environment.
+
+        Raises:
+            EndpointError: there is none, or none that can be sent.
+        """
+        key = key_in(self._environment, variable)
+        if key is None:
+            raise EndpointError(
+                f"node {self._name}: has no API key in {variable}; set it there before "
+                "`ray start`, on every node"
+            )
+        return key
+
     async def __call__(self, errand: Errand, asked: Sequence[Asked], *, streamed: bool) -> Delivery:
         """Ask it from here.
 
@@ -227,14 +241,7 @@ class Envoy:
         return delivery
 
     def _open(self, errand: Errand) -> _Desk:
-        key = None
-        if errand.api_key_env is not None:
-            key = key_in(self._environment, errand.api_key_env)
-            if key is None:
-                raise EndpointError(
-                    f"node {self._name}: has no API key in {errand.api_key_env}; set it there "
-                    "before `ray start`, on every node"
-                )
+        key = None if errand.api_key_env is None else self.key(errand.api_key_env)
         return _Desk(
             errand,
             open_http(errand.url, key, concurrency=errand.concurrency, timeouts=errand.timeouts),

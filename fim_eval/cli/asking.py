@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from fim_eval.cli.console import run_async, say, write
-from fim_eval.cli.judging import jail_for
+from fim_eval.cli.judging import cluster_of, jail_for
 from fim_eval.cli.options import (
     DEFAULT_KEY_ENV,
     STANDARD,
@@ -206,7 +206,7 @@ def run(
     )
     check_each([request])
     audited = share_named(audit)
-    with asking(engine, ray_address) as elsewhere:
+    with cluster_of(engine, ray_address) as cluster, asking(cluster) as elsewhere:
         request = replace(request, elsewhere=elsewhere)
         (result,) = ask_all([request], probe_first=probe_first, audit=audited)
     tell([out], None, as_json=False)
@@ -276,6 +276,8 @@ def eval_(
     ] = True,
     isolation: IsolationName = "auto",
     workers: Workers = None,
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
 ) -> None:
     """Ask every model that answers every task, run what it wrote, and print one table over all."""
     from fim_eval.formats import card_of
@@ -342,9 +344,12 @@ def eval_(
             raise IsolationError(
                 f"{error}. --no-verify asks and scores without running programs"
             ) from error
-    raise typer.Exit(
-        ask_each(requests, [out], jail, workers, probe_first=probe_first, audit=share_named(audit))
-    )
+    audited = share_named(audit)
+    with cluster_of(engine, ray_address) as cluster:
+        code = ask_each(
+            requests, [out], jail, workers, probe_first=probe_first, audit=audited, cluster=cluster
+        )
+    raise typer.Exit(code)
 
 
 def named_strategies(names: str | None) -> tuple[Strategy, ...]:

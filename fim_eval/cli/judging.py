@@ -79,8 +79,8 @@ def verify(
         memory_bytes=memory_mb << 20,
     )
     jail = jail_for(isolation)
-    with executing(engine, ray_address) as execute:
-        unresolved = judge_runs(runs, jail, settings, named, execute)
+    with cluster_of(engine, ray_address) as cluster:
+        unresolved = judge_runs(runs, jail, settings, named, executing(cluster))
     tell(paths, paths[0] if len(runs) > 1 and len(paths) == 1 else None, as_json=False)
     raise typer.Exit(UNRESOLVED if unresolved else 0)
 
@@ -288,13 +288,12 @@ def judge_runs(
     return sum(outcomes[bad] for bad in NO_VERDICT)
 
 
-@contextmanager
-def executing(engine: Engine, ray_address: str | None) -> Iterator[Execute | None]:
-    """How programs are executed by an engine; None for this machine. Says what it joins."""
-    with cluster_of(engine, ray_address) as cluster:
-        if cluster is not None:
-            say(f"Ray: {cluster.nodes()} nodes, {cluster.processors()} processors judge")
-        yield None if cluster is None else cluster.run_jobs
+def executing(cluster: RayCluster | None) -> Execute | None:
+    """How a cluster executes programs, and says on how much; None, this machine, for None."""
+    if cluster is None:
+        return None
+    say(f"Ray: {cluster.nodes()} nodes, {cluster.processors()} processors judge")
+    return cluster.run_jobs
 
 
 @contextmanager

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from fim_eval.cli.console import cores, run_stoppable, say
-from fim_eval.cli.judging import cluster_of, judge_runs
+from fim_eval.cli.judging import executing, judge_runs
 from fim_eval.cli.options import FAILED, INTERRUPTED, UNRESOLVED
 from fim_eval.cli.progress import Step, steps
 from fim_eval.cli.reporting import tell
 from fim_eval.errors import FimEvalError, StrategyRefusedError
-from fim_eval.words import INFILLING, Engine
+from fim_eval.words import INFILLING
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from fim_eval.cluster import RayCluster
     from fim_eval.errand import Elsewhere, Outcome
     from fim_eval.generate import Request, RunResult
     from fim_eval.recipe import Prepared
@@ -66,21 +67,26 @@ def ask_each(
     *,
     probe_first: bool,
     audit: float = 0.0,
+    cluster: RayCluster | None = None,
 ) -> int:
     """Run requests, judge them, tell the table over all runs in `folders`.
 
     Servers are asked side by side, each with what it is to be asked in turn. One server's end is
-    not the others': what stands is still asked, told and stored.
+    not the others': what stands is still asked, told and stored. A cluster's nodes ask and judge
+    in this process's place.
 
     Returns the exit code.
     """
     from fim_eval.verify import JudgeSettings
 
-    results = ask_all(requests, probe_first=probe_first, audit=audit)
+    with asking(cluster) as elsewhere:
+        requests = [replace(request, elsewhere=elsewhere) for request in requests]
+        results = ask_all(requests, probe_first=probe_first, audit=audit)
     asked = [result.out for result in results]
     unresolved = sum(result.unresolved + result.unscored for result in results)
     if asked and jail is not None:
-        unresolved += judge_runs(asked, jail, JudgeSettings(workers=workers or cores()))
+        settings = JudgeSettings(workers=workers or cores())
+        unresolved += judge_runs(asked, jail, settings, execute=executing(cluster))
     if asked:
         tell(folders, folders[0] if len(folders) == 1 else None, as_json=False)
     failed = len(results) < len(requests)
@@ -240,15 +246,14 @@ async def probed(request: Request) -> Request:
 
 
 @contextmanager
-def asking(engine: Engine, ray_address: str | None) -> Iterator[Elsewhere | None]:
-    """Who asks by an engine; None for this process. Says what it joins."""
-    with cluster_of(engine, ray_address) as cluster:
-        if cluster is None:
-            yield None
-            return
-        with cluster.asking() as elsewhere:
-            say(f"Ray: {cluster.nodes()} nodes ask, with the keys of their own environment")
-            yield elsewhere
+def asking(cluster: RayCluster | None) -> Iterator[Elsewhere | None]:
+    """A cluster's nodes as those who ask, and says how many; None, this process, for None."""
+    if cluster is None:
+        yield None
+        return
+    with cluster.asking(say) as elsewhere:
+        say(f"Ray: {cluster.nodes()} nodes ask, with the keys of their own environment")
+        yield elsewhere
 
 
 def api_key(variable: str) -> str | None:

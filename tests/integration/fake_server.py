@@ -70,6 +70,9 @@ class FakeServer:
         self.requests: list[dict[str, Any]] = []
         """One body of every prompt asked, the probe included, in order of arrival."""
 
+        self.keys: set[str] = set()
+        """Keys that came with prompts."""
+
         self.batches: list[int] = []
         """Prompts of each request."""
 
@@ -205,6 +208,7 @@ class FakeServer:
             case "GET /v1/models":
                 return Reply(200, {"object": "list", "data": [self._model_row()]})
             case "POST /v1/completions":
+                self.keys.add(headers.get("authorization", "").removeprefix("Bearer "))
                 return await self._complete(json.loads(content))
             case _:
                 return Reply(404, {"detail": "Not Found"})

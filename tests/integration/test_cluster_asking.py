@@ -1,4 +1,4 @@
-"""Asking from a real Ray cluster of several nodes on this machine, one of which is killed."""
+"""Asking from a real Ray cluster of several nodes on this machine, which come and are killed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fim_eval.journal import GENERATIONS, read_outcomes
+from fim_eval.verdicts import read_verdicts
 from tests.integration import (
     environment,
     fim_eval,
@@ -41,7 +43,9 @@ for line in sys.stdin:
     if line == "lose\\n":
         cluster.remove_node(nodes.pop(), allow_graceful=False)
     else:
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=memory))
+        changed = dict(word.split("=") for word in line.split()[1:])
+        node = cluster.add_node(num_cpus=1, object_store_memory=memory, env_vars=changed)
+        nodes.append(node)
         cluster.wait_for_nodes()
     print("done", flush=True)
 cluster.shutdown()
@@ -57,10 +61,17 @@ class Nodes:
         self._living = 0
         self.address = self._line()
 
-    def bring(self, count: int) -> None:
+    def keep(self, count: int) -> None:
+        """Bring nodes, or lose some, until there are so many."""
         while self._living < count:
-            self._tell("bring")
-            self._living += 1
+            self.bring_one()
+        while self._living > count:
+            self.lose_one()
+
+    def bring_one(self, *changed: str) -> None:
+        """One more, with changes to its environment, as in `NAME=value`."""
+        self._tell(" ".join(("bring", *changed)))
+        self._living += 1
 
     def lose_one(self) -> None:
         """Kill every process of a node."""
@@ -105,7 +116,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 @pytest.fixture
 def nodes(cluster: Nodes) -> Nodes:
     """Two that ask."""
-    cluster.bring(2)
+    cluster.keep(2)
     return cluster
 
 
@@ -118,8 +129,15 @@ def mock(tmp_path: Path) -> Iterator[str]:
         "--out", "prompts.jsonl", cwd=tmp_path,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+    with mock_server(tmp_path) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def mock_server(folder: Path) -> Iterator[str]:
+    """The base URL of one that knows the answers to `prompts.jsonl`."""
     server = start_fim_eval(
-        "mock-server", "--prompts", "prompts.jsonl", "--first-token-ms", "200", cwd=tmp_path
+        "mock-server", "--prompts", "prompts.jsonl", "--first-token-ms", "200", cwd=folder
     )
     try:
         assert server.stderr is not None
@@ -177,6 +195,7 @@ def test_a_node_lost_on_the_way_costs_no_answer_and_doubles_none(
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
     assert "Ray: 2 nodes ask" in errors
+    assert errors.count("is lost; what it was asking is asked from others") == 1
     assert answers(tmp_path / "spread") == answers(tmp_path / "plain")
     assert lines(journal) == TASKS
     # What the lost node was asking, at most all that was in flight; and one sign of life.
@@ -250,3 +269,84 @@ def test_nodes_send_the_key_of_their_own_environment_and_nobody_tells_it(
         assert KEY not in told.stdout + told.stderr
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        pytest.param("another-key", ": asks too", id="asks"),
+        pytest.param(
+            "", f"has no API key in {KEY_ENV}; set it there", id="has no key and is left out"
+        ),
+    ],
+)
+def test_a_node_that_joins_on_the_way(tmp_path: Path, cluster: Nodes, key: str, told: str) -> None:
+    cluster.keep(1)
+    write_tasks(tmp_path / "tasks.jsonl", made_tasks(4000))
+    with FakeServer(delay_s=0.4) as server:
+        running = start_fim_eval(
+            *run(server.endpoint, "out", *on_ray(cluster), model="fake-model"),
+            "--api-key-env", KEY_ENV, cwd=tmp_path, env=environment(**{KEY_ENV: KEY}),
+        )  # fmt: skip
+        try:
+            journal = tmp_path / "out" / GENERATIONS
+            wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 180)
+            assert server.keys == {KEY}
+            cluster.bring_one(f"{KEY_ENV}={key}")
+            assert running.stderr is not None
+            assert any(told in line for line in running.stderr)
+            wait_until(lambda: server.keys == {KEY, key} - {""}, "who asks", 60)
+            assert lines(journal) < 4000
+            server.delay_s = 0
+            _, errors = running.communicate(timeout=180)
+        finally:
+            running.kill()
+    assert running.returncode == 0, errors
+    assert lines(journal) == 4000
+    # Lost again before the next test, whose keys are others.
+    cluster.lose_one()
+
+
+def test_eval_asks_and_judges_on_the_nodes_and_prints_the_same_table(
+    tmp_path: Path, nodes: Nodes
+) -> None:
+    def evaluate(out: str, *more: str) -> list[str]:
+        return [
+            "eval", "--problems", "starter", "--endpoint", endpoint, "--model", "mock",
+            "--limit", "60", "--batch", "4", "--max-concurrency", "8", "--out", out, *more,
+        ]  # fmt: skip
+
+    for command in (
+        ("tasks", "--problems", "starter", "--out", "tasks.jsonl"),
+        (
+            "prompts", "--tasks", "tasks.jsonl", "--model", "mock", "--strategy", "lr",
+            "--out", "prompts.jsonl",
+        ),
+    ):  # fmt: skip
+        made = fim_eval(*command, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    with mock_server(tmp_path) as endpoint:
+        plain = fim_eval(*evaluate("plain"), cwd=tmp_path, limit_s=120)
+        spread = fim_eval(*evaluate("spread", *on_ray(nodes)), cwd=tmp_path, limit_s=300)
+    assert plain.returncode == 0, plain.stderr
+    assert spread.returncode == 0, spread.stderr
+    assert "Ray: 2 nodes ask" in spread.stderr
+    assert "Ray: 2 nodes, 2 processors judge" in spread.stderr
+    here, there = (tmp_path / name for name in ("plain", "spread"))
+    assert rows(there) == rows(here)
+    assert answers(there / "mock.lr") == answers(here / "mock.lr")
+    outcomes = [
+        {key: verdict.outcome for key, verdict in read_verdicts(folder / "mock.lr").items()}
+        for folder in (here, there)
+    ]
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0]) > 50
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The table, but for what took its time."""
+    found: list[dict[str, Any]] = json.loads((folder / "summary.json").read_bytes())
+    return [
+        {name: value for name, value in row.items() if name not in ("wall_s", "tokens_per_s")}
+        for row in found
+    ]
