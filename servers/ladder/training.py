@@ -42,9 +42,7 @@ class Muon(torch.optim.Optimizer):  # torch has no types here
         self, parameters: Iterable[torch.Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
         """Take matrices only."""
-        super().__init__(
-            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def step(self, closure: None = None) -> None:  # noqa: ARG002  the base class's
         """One step."""

@@ -14,6 +14,7 @@ from fim_eval.crew import Post, load_of, work_off
 from fim_eval.health import Health
 from fim_eval.limiter import Limiter
 from fim_eval.records import Timeouts
+from fim_eval.supply import Supply
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -76,10 +77,10 @@ async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter,
         sleep=asyncio.sleep,
         notice=lambda _: None,
     )
-    post = Post("x", ask, Limiter(1_000, start=4), health, told)
-    post.queue.extend([one] for one in range(prompts))
+    limiter = Limiter(1_000, start=4)
+    post = Post("x", ask, limiter, health, told, Supply([one] for one in range(prompts)))
     await work_off([post], time.monotonic, asyncio.Event(), 1.0)
-    return post.limiter, flights
+    return limiter, flights
 
 
 async def test_a_server_that_fails_to_tell_once_is_looked_at_again(
