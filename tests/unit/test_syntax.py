@@ -103,7 +103,7 @@ def nearly_programs(draw: st.DrawFn) -> str:
 
 
 @pytest.mark.parametrize("nested_quotes", [False, True])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     program=nearly_programs(),
     cuts=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
