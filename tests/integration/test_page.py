@@ -408,7 +408,8 @@ def test_it_is_sensible_with_few_models_of_unknown_size_and_without_verdicts(
     with Opened(chromium, path) as opened:
         assert opened.wrong == []
         assert opened.page.locator("#browser").is_hidden()
-        assert opened.page.locator("#scaling figure").is_visible()
+        drawn = opened.page.locator("#scaling > figure").all()
+        assert [each.is_visible() for each in drawn] == [True, True]
         assert opened.page.locator("#differences").count() == (models > 1)
         assert "size unknown" in opened.page.locator("#table").inner_text()
 
