@@ -432,6 +432,11 @@ class Client:
         Raises:
             _NoAnswerError: of the last attempt.
         """
+        try:
+            # Nearly all are answered at once: what retrying costs is left to those that are not.
+            return await ask()
+        except _NoAnswerError as error:
+            first = [error]
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_may_answer_later),
             stop=stop_after_attempt(self._timeouts.attempts),
@@ -441,6 +446,8 @@ class Client:
         ):
             with attempt:
                 try:
+                    if first:
+                        raise first.pop()
                     return await ask()
                 except _NoAnswerError as error:
                     if self._health is not None and error.reason in LOSES_SERVER:

@@ -93,6 +93,7 @@ class Http(httpx.AsyncClient):
             content=content,
             extensions=self._extensions,
         )
+        request.headers.encoding = "ascii"  # as `key_in` makes sure: else it is found out each time
         response = await self._wire.handle_async_request(request)
         response.request = request
         try:
