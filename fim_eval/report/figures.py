@@ -436,7 +436,7 @@ def _differences(findings: Findings, metric: Metric) -> Figure | None:
     def chart(width: int, columns: int) -> Chart:
         x = alt.X("value:Q", title="percentage points", axis={"tickCount": 6})
         y: Shown = {
-            "y": alt.Y("pair:N", title=None, sort=order, axis={"grid": False}),
+            "y": alt.Y("pair:N", title=None, sort=order, axis={"grid": False, "labelLimit": 280}),
             "yOffset": alt.YOffset("series:N", sort=present),
         }
         zero = _marks("rule", color=MUTED["light"], strokeDash=[3, 3])

@@ -98,16 +98,18 @@ def kinds_of(findings: Findings) -> list[Kind]:
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Each model without the words that all of them begin or end with; printable.
+    """Each model without its owner and the words that all of them begin or end with; printable.
 
     >>> short_names(["codellama/CodeLlama-7b-hf", "codellama/CodeLlama-13b-hf"])
     {'codellama/CodeLlama-7b-hf': '7b', 'codellama/CodeLlama-13b-hf': '13b'}
     >>> short_names(["org/one-model"])
     {'org/one-model': 'one-model'}
+    >>> short_names(["org/one-1b", "org/one-3b", "other/two-7b"])
+    {'org/one-1b': 'one-1b', 'org/one-3b': 'one-3b', 'other/two-7b': 'two-7b'}
     """
     if len(models) == 1:
-        return {models[0]: printable(models[0].rpartition("/")[2] or models[0])}
-    words = [re.split(r"([-/_])", model) for model in models]
+        return plain_names(models)
+    words = [re.split(r"([-/_])", each) for each in _without_owners(models)]
     start = _alike(words)
     end = _alike([each[start:][::-1] for each in words])
     shorts = ["".join(each[start : len(each) - end]).strip("-/_") for each in words]
@@ -120,12 +122,13 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 
 def plain_names(models: Sequence[str]) -> dict[str, str]:
     """Each model without what stands before its last `/`, where that is not needed; printable."""
+    names = _without_owners(models)
+    return {model: printable(name) for model, name in zip(models, names, strict=True)}
+
+
+def _without_owners(models: Sequence[str]) -> Sequence[str]:
     lasts = [model.rpartition("/")[2] for model in models]
-    clear = all(lasts) and len(set(lasts)) == len(set(models))
-    return {
-        model: printable(last if clear else model)
-        for model, last in zip(models, lasts, strict=True)
-    }
+    return lasts if all(lasts) and len(set(lasts)) == len(set(models)) else models
 
 
 def _alike(words: Sequence[Sequence[str]]) -> int:
