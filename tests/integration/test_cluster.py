@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,10 @@ def test_a_node_lost_on_the_way_costs_no_verdict(
             Watcher(on_start=lambda *_: None, on_verdict=on_verdict, notice=quiet),
             execute=ray_cluster.run_jobs,
         )
+        # Ray may find a dead node out later than the last verdict is there.
+        deadline_s = time.monotonic() + 60
+        while ray_cluster.nodes() > 1 and time.monotonic() < deadline_s:
+            time.sleep(0.2)
         nodes.append(ray_cluster.nodes())
     alone = Watcher(on_start=lambda *_: None, on_verdict=lambda _: None, notice=quiet)
     judge_candidates({here: wanted}, {"Made/1": PROBLEM}, jail, SETTINGS, alone)
