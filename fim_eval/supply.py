@@ -20,19 +20,21 @@ class Supply(Generic[T]):
 
     def __bool__(self) -> bool:
         """Whether anything is left; what comes next is made."""
-        if not self._front:
-            self._front.extend(islice(self._source, 1))
-        return bool(self._front)
+        return bool(self._made())
 
     def peek(self) -> T:
         """What comes next. There has to be something."""
-        bool(self)
-        return self._front[0]
+        return self._made()[0]
 
     def take(self) -> T:
         """What comes next, and no more from now on. There has to be something."""
-        bool(self)
-        return self._front.popleft()
+        return self._made().popleft()
+
+    def _made(self) -> deque[T]:
+        """What is in memory: one item at least, if any is left."""
+        if not self._front:
+            self._front.extend(islice(self._source, 1))
+        return self._front
 
     def put_back(self, item: T) -> None:
         """Something that comes before all the rest."""
