@@ -7,11 +7,8 @@ at a time, and closes connections that are idle for a second.
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,42 +17,9 @@ import pytest
 
 from tests.integration import made_tasks, write_tasks
 from tests.integration.fake_server import FakeServer
-
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-KEY = "a-key-that-must-not-be-seen"
+from tests.integration.gateway import KEY, NGINX, nginx_before
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx: apt-get install nginx-light")
-
-CONFIGURATION = """
-daemon off;
-pid {folder}/pid;
-error_log stderr warn;
-events {{ worker_connections 128; }}
-http {{
-  access_log {folder}/access.log;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  keepalive_timeout 1s;
-  limit_req_zone $binary_remote_addr zone=all:1m rate=20r/s;
-  limit_req_status 429;
-  server {{
-    listen 127.0.0.1:{port};
-    location /team/models/v1/ {{
-      if ($http_authorization != "Bearer {key}") {{ return 401; }}
-      proxy_pass {upstream}/;
-    }}
-    location /team/limited/v1/ {{
-      if ($http_authorization != "Bearer {key}") {{ return 401; }}
-      limit_req zone=all burst=5 nodelay;
-      proxy_pass {upstream}/;
-    }}
-    location / {{ return 404; }}
-  }}
-}}
-"""
 
 
 @pytest.fixture
@@ -67,30 +31,8 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def gateway(server: FakeServer, tmp_path: Path) -> Iterator[str]:
     """The base URL that its users are told."""
-    assert NGINX is not None
-    folder = tmp_path / "nginx"
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    (folder / "nginx.conf").write_text(
-        CONFIGURATION.format(folder=folder, port=port, key=KEY, upstream=server.endpoint)
-    )
-    process = subprocess.Popen(
-        [NGINX, "-p", folder, "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL
-    )
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    try:
-        yield f"http://127.0.0.1:{port}/team/models/v1"
-    finally:
-        process.terminate()
-        process.wait(10)
+    with nginx_before(server.endpoint, tmp_path / "nginx") as address:
+        yield address
 
 
 def ask(

@@ -1,0 +1,102 @@
+"""A shared endpoint with nothing that stands in: nginx, vllm-router, two replicas of real vLLM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration import environment, fim_eval, start_fim_eval
+from tests.integration.gateway import KEY, NGINX, nginx_before
+
+ROOT = Path(__file__).parents[2]
+MODEL = "fim-eval/ladder-0.5m"
+START_LIMIT_S = 300
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        not (ROOT / ".venv-server" / "ready").exists(),
+        reason="no vLLM for the CPU here: `make .venv-server/ready` sets it up",
+    ),
+    pytest.mark.skipif(NGINX is None, reason="no nginx: apt-get install nginx-light"),
+]
+
+
+class Replicas:
+    """Two servers behind a router, which a test may kill."""
+
+    def __init__(self, address: str, pid: int) -> None:
+        self.address = address
+        self.pid = pid
+
+    def servers(self) -> list[int]:
+        """The process ids of the replicas."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if b"api_server" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    address = tmp_path / "address"
+    wait = (
+        f'echo "$FIM_EVAL_ENDPOINT" > {address}.part; mv {address}.part {address}; exec sleep 900'
+    )
+    command = [
+        sys.executable, str(ROOT / "servers" / "replicas.py"), "ladder-0.5m", "2",
+        "--router", str(Path(sys.executable).parent / "vllm-router"), "--log",
+        str(tmp_path / "log"), "--", "sh", "-c", f"{told}; exec sleep 900",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + START_LIMIT_S
+        while not address.exists() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.2)
+        yield Replicas(address.read_text().strip(), process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_a_replica_killed_behind_a_gateway_costs_no_answer(
+    replicas: Replicas, tmp_path: Path
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    assert fim_eval("tasks", "--problems", "starter", "--out", file, cwd=tmp_path).returncode == 0
+    journal = tmp_path / "run" / "generations.jsonl"
+    with nginx_before(replicas.address, tmp_path / "nginx") as gateway:
+        run = start_fim_eval(
+            "run", "--tasks", file, "--endpoint", gateway.replace("/models/", "/limited/"),
+            "--model", MODEL, "--strategy", "lr", "--out", "run", "--batch", "1",
+            "--max-concurrency", "16", "--api-key-env", "TEAM_KEY",
+            cwd=tmp_path, env=environment(TEAM_KEY=KEY, NO_COLOR="1"),
+        )  # fmt: skip
+        limit = time.monotonic() + 120
+        while run.poll() is None and time.monotonic() < limit:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= 30:
+                break
+            time.sleep(0.05)
+        assert run.poll() is None, "it was done before anything could be killed"
+        victim, survivor = replicas.servers()
+        os.kill(victim, signal.SIGKILL)
+        out, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "449/449" in out
+    assert replicas.servers() == [survivor]
+    assert KEY not in out + err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+    log = (tmp_path / "nginx" / "access.log").read_text()
+    assert "/team/limited/v1/completions" in log
+    assert '/metrics HTTP/1.1" 404' in log
