@@ -49,9 +49,7 @@ class Replicas:
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[Replicas]:
     address = tmp_path / "address"
-    wait = (
-        f'echo "$FIM_EVAL_ENDPOINT" > {address}.part; mv {address}.part {address}; exec sleep 900'
-    )
+    told = f'echo "$FIM_EVAL_ENDPOINT" > {address}.part; mv {address}.part {address}'
     command = [
         sys.executable, str(ROOT / "servers" / "replicas.py"), "ladder-0.5m", "2",
         "--router", str(Path(sys.executable).parent / "vllm-router"), "--log",
