@@ -67,6 +67,11 @@ async def list_models(http: httpx.AsyncClient) -> Listing:
     try:
         response = await http.get("models", timeout=10.0)
     except httpx.RequestError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in (told := str(error)):
+            raise EndpointError(
+                f"{url}: shows a certificate that is not trusted here ({told}); let SSL_CERT_FILE "
+                "name a file with the certificate of the authority that signed it"
+            ) from error
         how = "does not answer in time" if is_timeout(error) else "nothing answers"
         raise EndpointError(
             f"{url}: {how} ({error}); is the server running, and is this the full base URL, "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -56,6 +58,41 @@ def key_in(environment: Mapping[str, str], variable: str) -> str | None:
             "no HTTP header can carry; set it again"
         )
     return key or None
+
+
+def proxy_of(base_url: str) -> httpx.Proxy | None:
+    """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say of an endpoint; None: no proxy.
+
+    This machine's own addresses are always asked directly: to a proxy they are its own.
+
+    Raises:
+        EndpointError: the proxy is none that can be used; its password is not told.
+    """
+    parts = urlsplit(base_url)
+    proxies = getproxies()
+    variable = parts.scheme if parts.scheme in proxies else "all"
+    host = parts.hostname or ""
+    if variable not in proxies or _is_here(host) or proxy_bypass(parts.netloc):
+        return None
+    named = proxies[variable]
+    try:
+        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https") or not proxy.url.host:
+        raise EndpointError(
+            f"{base_url}: is to be asked through the proxy in {variable.upper()}_PROXY, which is "
+            "none that speaks HTTP, as in http://proxy.example:3128; set it again, or name this "
+            f"host in NO_PROXY ({host})"
+        )
+    return proxy
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class Http(httpx.AsyncClient):
@@ -111,13 +148,18 @@ def open_http(base_url: str, api_key: str | None, *, concurrency: int, timeouts:
         api_key: sent as a bearer token; None: no authorization header.
         concurrency: connections kept at most.
         timeouts: per request and connection, in seconds.
+
+    Certificates are checked against the system's, or the file that SSL_CERT_FILE names.
+
+    Raises:
+        EndpointError: as `proxy_of`.
     """
     # Servers close idle connections after 5 s: keeping them shorter avoids the race.
     limits = httpx.Limits(
         max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
     )
     return Http(
-        _Transport(verify=ssl.create_default_context(), limits=limits),
+        _Transport(verify=ssl.create_default_context(), limits=limits, proxy=proxy_of(base_url)),
         base_url.rstrip("/") + "/",
         {"Authorization": f"Bearer {api_key}"} if api_key else {},
         httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),

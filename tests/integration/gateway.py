@@ -29,7 +29,7 @@ http {{
   limit_req_zone $binary_remote_addr zone=all:1m rate=20r/s;
   limit_req_status 429;
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port}{tls};
     location /team/models/v1/ {{
       if ($http_authorization != "Bearer {key}") {{ return 401; }}
       proxy_pass {upstream}/;
@@ -45,21 +45,33 @@ http {{
 """
 
 
+TLS = " ssl; ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key"
+
+
 @contextmanager
-def nginx_before(upstream: str, folder: Path) -> Iterator[str]:
+def nginx_before(upstream: str, folder: Path, *, tls: bool = False) -> Iterator[str]:
     """The base URL that users are told; `/limited/` for `/models/` in it lets 20 a second through.
 
     Args:
         upstream: base URL of the server.
         folder: made, for nginx's files; `access.log` stands there.
+        tls: whether it speaks HTTPS, with a certificate of an authority of its own (`ca.pem`).
     """
     assert NGINX is not None
     folder.mkdir()
+    if tls:
+        make_certificates(folder)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (folder / "nginx.conf").write_text(
-        CONFIGURATION.format(folder=folder, port=port, key=KEY, upstream=upstream)
+        CONFIGURATION.format(
+            folder=folder,
+            port=port,
+            key=KEY,
+            upstream=upstream,
+            tls=TLS.format(folder=folder) if tls else "",
+        )
     )
     process = subprocess.Popen(
         [NGINX, "-p", folder, "-c", folder / "nginx.conf"], stderr=subprocess.DEVNULL
@@ -72,7 +84,23 @@ def nginx_before(upstream: str, folder: Path) -> Iterator[str]:
         except OSError:
             time.sleep(0.05)
     try:
-        yield f"http://127.0.0.1:{port}/team/models/v1"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}/team/models/v1"
     finally:
         process.terminate()
         process.wait(10)
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority that nobody knows, and a certificate for 127.0.0.1 that it has signed."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Team CA")
+    openssl("req", "-new", *key, "-keyout", "server.key", "-out", "request", "-subj", "/CN=gateway")
+    openssl(
+        "x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+        "-out", "server.pem", "-days", "2", "-extfile", "names",
+    )  # fmt: skip
