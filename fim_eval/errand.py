@@ -69,6 +69,9 @@ class Errand:
     api_key_env: str | None
     """The variable that holds the key; None: the server wants none."""
 
+    priority: int = 0
+    """Sent with every request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -104,6 +107,7 @@ class Asker:
             segment=errand.segment,
             clock_ns=listener.clock,
             sleep=asyncio.sleep,
+            priority=errand.priority,
         )
         timeouts = errand.timeouts
         once = client(timeouts=timeouts.model_copy(update={"attempts": 1}))

@@ -126,6 +126,9 @@ class Request:
     batch: int = BATCH
     """Prompts in one request at most."""
 
+    priority: int = 0
+    """Of every request, where the server serves by priority: higher waits for lower."""
+
     stream: float = 0.0
     """Share of the tasks whose answers are streamed, each by itself, to see when tokens come."""
 
@@ -318,6 +321,7 @@ class _Session:
             segment=self._segment,
             clock_ns=self._clock,
             sleep=asyncio.sleep,
+            priority=self._request.priority,
         )
 
     def _post(self, url: str, http: Http, server: ServerIdentity) -> Post[Work]:
@@ -334,6 +338,7 @@ class _Session:
             timeouts=request.timeouts,
             segment=self._segment,
             concurrency=request.concurrency,
+            priority=request.priority,
             api_key_env=request.api_key_env if request.api_key else None,
         )
         listener = Listener(self._clock, self._notice, on_overload)
@@ -362,6 +367,7 @@ class _Session:
                 pid=os.getpid(),
                 concurrency=request.concurrency,
                 batch=request.batch,
+                priority=request.priority,
                 shard=None if request.shard is None else "{}/{}".format(*request.shard),
             )
         )

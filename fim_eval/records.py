@@ -683,6 +683,9 @@ class Segment(Record):
     batch: int = 1
     """Prompts in one request at most."""
 
+    priority: int = 0
+    """Of every request; 0: none was sent."""
+
     shard: str | None = None
     """`2/4`: only the problems of this part were asked."""
 

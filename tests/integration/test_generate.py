@@ -197,6 +197,23 @@ async def test_resuming_asks_again_only_what_may_yet_be_answered(tmp_path: Path)
     assert sorted(answer.segment for answer in completions(tmp_path)) == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("stream", [0.0, 1.0])
+async def test_a_priority_goes_with_everything_that_is_asked(tmp_path: Path, stream: float) -> None:
+    with FakeServer() as server:
+        wanted = request(
+            server, tmp_path / "low", made_tasks(3), priority=7, stream=stream, gold=True
+        )
+        await ask(wanted)
+        assert len(server.requests) >= 3 + 3
+        assert {body["priority"] for body in server.requests} == {7}
+        assert read_segments(tmp_path / "low")[0].priority == 7
+        del server.requests[:]
+        await ask(request(server, tmp_path / "usual", made_tasks(3)))
+        assert server.requests
+        # Not every server knows the field.
+        assert all("priority" not in body for body in server.requests)
+
+
 async def test_a_failure_keeps_the_others_going(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str | Reply:
         return refusal(500, "CUDA error") if "f0()" in body["prompt"] else right_answer(body)

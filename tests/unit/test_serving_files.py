@@ -140,6 +140,8 @@ def test_make_eval_asks_the_servers_of_this_folder_unless_an_endpoint_is_named()
     assert words(line)[2:4] == ["--problems", '"/data/mbpp.jsonl"']
     assert words(line)[-4:] == ["--endpoint", '"https://c.example/a/v1"', "--model", '"m"']
     assert words(dry_run("eval", "ENGINE=ray")[0])[-2:] == ["--engine", '"ray"']
+    polite = words(dry_run("eval", "CONCURRENCY=8", "PRIORITY=10")[0])
+    assert polite[-4:] == ["--max-concurrency", '"8"', "--priority", '"10"']
 
 
 def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
