@@ -426,7 +426,7 @@ class _Session:
             elif not isinstance(outcome, Likelihood):
                 found += zip(one.tasks, self._fanned_out(one.question, outcome), strict=True)
         for _, outcome in found:
-            _check_fingerprint(outcome, server.system_fingerprint)
+            _check_fingerprint(outcome, server)
         self._directory.append(*(outcome for _, outcome in found))
         self._store_limits()
         for number, outcome in found:
@@ -481,13 +481,16 @@ class _Session:
             )
 
 
-def _check_fingerprint(outcome: Outcome, fingerprint: str | None) -> None:
-    if isinstance(outcome, Completion | Likelihood) and outcome.system_fingerprint != fingerprint:
+def _check_fingerprint(outcome: Outcome, server: ServerIdentity) -> None:
+    if isinstance(outcome, RequestFailure):
+        return
+    before, now = server.system_fingerprint, outcome.system_fingerprint
+    if now != before:
         raise ServerChangedError(
-            f"{outcome.task_id}: answered by {outcome.system_fingerprint}, but the run began with "
-            f"{fingerprint}; the server was restarted with another configuration, or several "
-            "differ behind one address. Restore it and run the same command again, or choose "
-            "another --out"
+            f"{server.base_url}: is not the server any more that the run began with "
+            f"(system_fingerprint: {before} there, {now} in the answer to {outcome.task_id}): it "
+            "was restarted with another configuration, or several differ behind one address. "
+            "Restore it and run the same command again, or choose another --out"
         )
 
 
