@@ -19,7 +19,8 @@ pid {folder}/pid;
 error_log stderr warn;
 events {{ worker_connections 128; }}
 http {{
-  access_log {folder}/access.log;
+  log_format told '$connection "$request" $status';
+  access_log {folder}/access.log told;
   client_body_temp_path {folder}/body;
   proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi;
