@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -305,6 +305,124 @@ def test_a_node_that_joins_on_the_way(tmp_path: Path, cluster: Nodes, key: str, 
     assert lines(journal) == 4000
     # Lost again before the next test, whose keys are others.
     cluster.lose_one()
+
+
+def put_before(folder: Path, *, version: str | None = None, hangs: bool = False) -> str:
+    """The change of a node's environment that gives it another fim-eval, or no process of Ray."""
+    folder.mkdir()
+    if version is not None:
+        about = folder / f"fim_eval-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: fim-eval\nVersion: {version}\n"
+        )
+    if hangs:
+        (folder / "sitecustomize.py").write_text(
+            "import sys, time\n"
+            "if any('default_worker' in word for word in sys.orig_argv):\n"
+            "    time.sleep(600)\n"
+        )
+    return f"PYTHONPATH={folder}"
+
+
+@pytest.fixture
+def bring_odd_one(cluster: Nodes, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Brings a node that `put_before` has changed; lost again after the test."""
+    brought = []
+
+    def bring(**changes: Any) -> None:
+        cluster.bring_one(put_before(tmp_path / "other", **changes))
+        brought.append(changes)
+
+    yield bring
+    for _ in brought:
+        cluster.lose_one()
+
+
+ANOTHER = "has fim-eval 9.9.9, and "
+READY_S = 60
+SOON = (
+    f"import fim_eval.cluster; fim_eval.cluster.READY_S = {READY_S}.0; "
+    "from fim_eval.cli import main; main()"
+)
+"""The command, with less patience for nodes whose process does not start."""
+
+
+@pytest.mark.parametrize("engine", ["run", "verify"])
+def test_a_node_of_another_version_neither_asks_nor_judges(
+    tmp_path: Path,
+    cluster: Nodes,
+    bring_odd_one: Callable[..., None],
+    mock: str,
+    engine: str,
+) -> None:
+    cluster.keep(0)
+    bring_odd_one(version="9.9.9")
+    command = run(mock, "out", *on_ray(cluster))
+    if engine == "verify":
+        tasks = ("tasks", "--problems", "starter", "--out", "tasks.jsonl")
+        assert fim_eval(*tasks, cwd=tmp_path).returncode == 0
+        asked = run(mock, "out", "--limit", "8")
+        assert fim_eval(*asked, cwd=tmp_path).returncode == 0
+        command = ["verify", "out", *on_ray(cluster)]
+    done = fim_eval(*command, cwd=tmp_path, limit_s=120)
+    assert done.returncode == 1
+    assert ANOTHER in done.stderr
+    assert "install the same on every node" in done.stderr
+    assert lines(tmp_path / "out" / GENERATIONS) == (8 if engine == "verify" else 0)
+    assert not (tmp_path / "out" / "verdicts.jsonl").exists() or not read_verdicts(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param({"version": "9.9.9"}, ANOTHER, id="another version"),
+        pytest.param({"hangs": True}, f"a process that asks within {READY_S} s", id="hangs"),
+    ],
+)
+def test_a_node_that_joins_and_cannot_ask_is_left_out(
+    tmp_path: Path,
+    cluster: Nodes,
+    bring_odd_one: Callable[..., None],
+    changes: dict[str, Any],
+    told: str,
+) -> None:
+    cluster.keep(1)
+    write_tasks(tmp_path / "tasks.jsonl", made_tasks(4000))
+    with FakeServer(delay_s=0.4) as server:
+        command = run(server.endpoint, "out", *on_ray(cluster), model="fake-model")
+        running = subprocess.Popen(
+            [sys.executable, "-c", SOON, *command],
+            cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            journal = tmp_path / "out" / GENERATIONS
+            wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 180)
+            bring_odd_one(**changes)
+            assert running.stderr is not None
+            notice = next(line for line in running.stderr if told in line)
+            server.delay_s = 0
+            _, errors = running.communicate(timeout=180)
+        finally:
+            running.kill()
+            running.communicate()
+    assert "the others go on without it" in notice
+    assert running.returncode == 0, errors
+    assert lines(journal) == 4000
+
+
+def test_a_node_whose_process_does_not_start_ends_the_run_before_it_begins(
+    tmp_path: Path, cluster: Nodes, bring_odd_one: Callable[..., None], mock: str
+) -> None:
+    cluster.keep(1)
+    bring_odd_one(hangs=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SOON, *run(mock, "out", *on_ray(cluster))],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"has not started a process that asks within {READY_S} s" in done.stderr
+    assert lines(tmp_path / "out" / GENERATIONS) == 0
 
 
 def test_eval_asks_and_judges_on_the_nodes_and_prints_the_same_table(
