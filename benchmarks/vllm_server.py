@@ -184,11 +184,12 @@ def ask_bench_serve(job: Job, root: str, folder: Path) -> float:
 
 
 def ask_offline(job: Job, folder: Path) -> float:
-    """Seconds of `LLM.generate`, its engine configured as the server's."""
+    """Seconds of `LLM.generate`, its engine configured as in servers/smollm2.yaml."""
     given = folder / "offline.json"
     engine = {
         "model": str(job.model), "dtype": "float32", "max_model_len": 2048, "enforce_eager": True,
-        "enable_prefix_caching": True, "generation_config": "vllm",
+        "enable_prefix_caching": True, "generation_config": "vllm", "max_num_seqs": 256,
+        "max_num_batched_tokens": 4096,
     }  # fmt: skip
     given.write_text(
         json.dumps(

@@ -21,8 +21,6 @@ from fim_eval.supply import Supply
 
 WorkT = TypeVar("WorkT")
 
-LOOK_AT_QUEUE_S = 1.0
-
 
 @dataclass(slots=True)
 class Post(Generic[WorkT]):
@@ -159,7 +157,7 @@ class _Crew(Generic[WorkT]):
                 # Only beside a worker: without one the group may be at its end.
                 if self._group is not None and post.in_flight:
                     self._fill(post, self._group)
-            await asyncio.sleep(LOOK_AT_QUEUE_S)
+            await asyncio.sleep(post.limiter.look_again_s)
 
 
 async def load_of(http: httpx.AsyncClient) -> tuple[float, float] | None:

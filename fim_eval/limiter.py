@@ -39,6 +39,10 @@ STEADY = 10
 LEAST_S = 1.0
 """A round is at least so long, and at least as many answers as may be in flight."""
 
+SOON_S = 0.25
+"""At the beginning it is enough, where the server has told of half of what is in flight: then it
+has taken it in, and nothing waits."""
+
 SHORT_QUEUE = 0.25
 """Own prompts that wait at the server, for each prompt that it works on: with fewer there may be
 more in flight, or it runs dry when several are answered at once."""
@@ -94,6 +98,11 @@ class Limiter:
     def __post_init__(self) -> None:
         self.limit = min(self.start, self.ceiling)
 
+    @property
+    def look_again_s(self) -> float:
+        """How soon it wants to be told of the server's queue again."""
+        return SOON_S if self._starting and self.limit < self.ceiling else LEAST_S
+
     def begin(self, now_s: float) -> None:
         """The first prompt is sent."""
         self._since_s = now_s
@@ -124,7 +133,8 @@ class Limiter:
         self._starting = self._starting and not waiting
         if not (self._starting and running) or self._since_s is None:
             return
-        if now_s - self._since_s >= LEAST_S and self.limit < self.ceiling:
+        least_s = SOON_S if running >= self.limit / 2 else LEAST_S
+        if now_s - self._since_s >= least_s and self.limit < self.ceiling:
             self._set(now_s, 0.0, self._more(START_UP), "no queue")
             self._new_round(now_s)
 

@@ -43,7 +43,7 @@ def calibrate(
     tokenizer: TokenizerSource = None,
     card: CardName = None,
     limit: Limit = None,
-    max_concurrency: MaxConcurrency = 256,
+    max_concurrency: MaxConcurrency = 512,
     batch: Batch = 16,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
     probe_first: ProbeFirst = True,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from fim_eval import crew
 from fim_eval.crew import Post, load_of, work_off
 from fim_eval.health import Health
 from fim_eval.limiter import Limiter
@@ -83,17 +82,21 @@ async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter,
     return limiter, flights
 
 
+def look_often(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(Limiter, "look_again_s", seconds)
+
+
 async def test_a_server_that_fails_to_tell_once_is_looked_at_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(crew, "LOOK_AT_QUEUE_S", 0.01)
+    look_often(monkeypatch, 0.01)
     told = Told((0, 1), None, None, (1, 4))
     await worked_off(told, 8, 0.1)
     assert told.looks > 4
 
 
 async def test_a_server_that_never_tells_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "LOOK_AT_QUEUE_S", 0.01)
+    look_often(monkeypatch, 0.01)
     told = Told(None)
     await worked_off(told, 8, 0.1)
     assert told.looks == 1
@@ -102,7 +105,7 @@ async def test_a_server_that_never_tells_is_looked_at_once(monkeypatch: pytest.M
 async def test_a_limit_that_grows_is_used_before_anything_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(crew, "LOOK_AT_QUEUE_S", 0.1)
+    look_often(monkeypatch, 0.1)
     limiter, flights = await worked_off(Told((0, 4)), 8, 1.5)
     assert [change.reason for change in limiter.history] == ["start", "no queue"]
     assert max(flights) == 8

@@ -132,17 +132,28 @@ def test_after_a_refusal_an_empty_queue_is_no_reason_to_ask_more_at_once() -> No
     assert min(waits) >= 13
 
 
-def test_at_the_beginning_it_doubles_every_second_until_something_waits() -> None:
+@pytest.mark.parametrize(("share", "after_s"), [(1.0, 0.25), (0.5, 0.25), (0.4, 1.0)])
+def test_at_the_beginning_it_doubles_at_each_look_until_something_waits(
+    share: float, after_s: float
+) -> None:
     limiter = Limiter(ceiling=1_000)
     limiter.begin(0.0)
-    for second in range(6):
-        limiter.queued(max(0, limiter.limit - 400), min(400, limiter.limit), float(second))
-    assert [(change.at_s, change.limit) for change in limiter.history] == [
-        (0.0, 64),
-        (1.0, 128),
-        (2.0, 256),
-        (3.0, 512),
-    ]
+    for quarter in range(24):
+        taken_in = int(limiter.limit * share)
+        limiter.queued(max(0, taken_in - 200), min(200, taken_in), quarter / 4)
+    doubled = [(after_s * times, 64 * 2**times) for times in range(3)]
+    assert [(change.at_s, change.limit) for change in limiter.history][:3] == doubled
+    assert limiter.limit * share <= 2 * 200 + 64
+    assert limiter.look_again_s == 1.0
+
+
+def test_it_looks_often_only_as_long_as_it_may_double() -> None:
+    assert Limiter(ceiling=64).look_again_s == 1.0
+    limiter = Limiter(ceiling=1_000)
+    limiter.begin(0.0)
+    assert limiter.look_again_s == 0.25
+    limiter.queued(1, 63, 0.25)
+    assert limiter.look_again_s == 1.0
 
 
 def test_an_idle_servers_empty_queue_tells_nothing() -> None:
