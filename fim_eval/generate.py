@@ -299,7 +299,12 @@ class _Session:
                     timeouts=request.timeouts,
                 )
             )
-            found = await identify(url, request.recipe.model, self._client(http, None))
+            seen = await identify(url, request.recipe.model, self._client(http, None))
+            found = seen.server
+            if seen.unread:
+                self._notice(
+                    f"{url}: its version could not be read ({seen.unread}); it counts as not told"
+                )
             if identity is None:
                 identity = found
                 await self._check_scoring(url, self._client(http, found.answers_as))

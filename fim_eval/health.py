@@ -172,7 +172,7 @@ class Health:
                 continue
             self._notice(
                 f"{self._where}: {len(self._pending)} requests without an answer for "
-                f"{quiet_s:.0f} s, and no token either ({fault}); they are given up and asked again"
+                f"{quiet_s:.0f} s, and it is not well ({fault}); they are given up and asked again"
             )
             for pending in self._pending:
                 _expire(pending)

@@ -50,6 +50,7 @@ from fim_eval.records import (
     RunManifest,
     Scoring,
     Segment,
+    may_be_one_version,
 )
 from fim_eval.words import FailureReason, Scored, Strategy
 
@@ -451,6 +452,9 @@ def _differences(
     stored: RunManifest, wanted: RunManifest, but: Collection[str] = ()
 ) -> dict[str, str]:
     """By field, in words. What a server lists of itself counts: not all have a fingerprint."""
+    identities = (stored.identity, wanted.identity)
+    if may_be_one_version(*((one.server_version, one.system_fingerprint) for one in identities)):
+        but = {*but, "server_version"}
     before, now = (
         {
             **one.identity.model_dump(),

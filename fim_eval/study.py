@@ -94,7 +94,7 @@ async def probe_model(
                 priority=priority,
             )
 
-        server = await identify(str(http.base_url), recipe.model, client(None))
+        server = (await identify(str(http.base_url), recipe.model, client(None))).server
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]

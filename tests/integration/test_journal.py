@@ -373,6 +373,22 @@ def test_a_server_is_to_be_restored_only_where_nothing_else_differs(
     assert "choose another --out" in str(caught.value)
 
 
+@pytest.mark.parametrize("told", [("0.32.0", None), (None, "0.32.0")])
+def test_a_version_that_is_told_only_once_is_no_other_where_the_fingerprint_names_it(
+    tmp_path: Path, told: tuple[str | None, str | None]
+) -> None:
+    first, second = (manifest(server_version=version) for version in told)
+    with RunDirectory(tmp_path) as directory:
+        directory.claim(first, map(line_of, TASKS))
+        directory.claim(second, map(line_of, TASKS))
+    own = {"system_fingerprint": "a-team-s-own"}
+    first, second = (manifest(server_version=version, **own) for version in told)
+    with RunDirectory(tmp_path / "own") as directory:
+        directory.claim(first, map(line_of, TASKS))
+        with pytest.raises(RunDirectoryError, match=f"server_version: {told[0]} there"):
+            directory.claim(second, map(line_of, TASKS))
+
+
 def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
     write(tmp_path, completion(0))
     first = (tmp_path / "manifest.json").read_bytes()
