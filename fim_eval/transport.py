@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -85,7 +86,11 @@ def proxy_of(base_url: str) -> httpx.Proxy | None:
             "none that speaks HTTP, as in http://proxy.example:3128; set it again, or name this "
             f"host in NO_PROXY ({host})"
         )
-    return proxy
+    if proxy.auth is None:
+        return proxy
+    # As a header, which aiohttp sends as `Proxy-Authorization`: its own way knows Latin-1 only.
+    password = b64encode(":".join(proxy.auth).encode()).decode()
+    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {password}"})
 
 
 def _is_here(host: str) -> bool:
@@ -174,7 +179,8 @@ class _Transport(AiohttpTransport):
         try:
             return await super().handle_async_request(request)
         except aiohttp.ClientResponseError as error:
-            raise httpx.RemoteProtocolError(error.message, request=request) from error
+            message = " ".join(error.message.split())
+            raise httpx.RemoteProtocolError(message, request=request) from error
 
 
 def error_message(response: httpx.Response, content: bytes | None = None) -> str:
@@ -212,4 +218,9 @@ def is_timeout(error: httpx.RequestError) -> bool:
 def describe(error: BaseException) -> str:
     """An exception and its cause, in words: the transport's own name is often the wrong one."""
     cause = error.__cause__
-    return repr(error) if cause is None else f"{error!r} from {cause!r}"
+    if cause is None:
+        return repr(error)
+    if isinstance(cause, aiohttp.ClientResponseError):
+        # Its `repr` holds the headers that were sent: the key, and a proxy's password.
+        return f"{error!r} from {type(cause).__name__}"
+    return f"{error!r} from {cause!r}"
