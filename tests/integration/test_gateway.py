@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration import environment, made_tasks, write_tasks
 from tests.integration.fake_server import FakeServer
-from tests.integration.gateway import KEY, NGINX, nginx_before
+from tests.integration.gateway import KEY, NGINX, nginx_before, proxy_to
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx: apt-get install nginx-light")
 
@@ -129,6 +129,30 @@ def test_an_endpoint_that_only_a_proxy_can_reach_is_asked_through_it(
     assert bypassed.returncode == 1
     assert "nothing answers" in bypassed.stderr
     assert server.calls == calls
+
+
+def test_an_endpoint_with_tls_that_only_a_proxy_can_reach_is_asked_through_it(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    with nginx_before(server.endpoint, tmp_path / "nginx", tls=True) as address:
+        port = int(address.partition("//127.0.0.1:")[2].partition("/")[0])
+        with proxy_to(port) as (proxy, asked):
+            done = ask(
+                tmp_path,
+                address.replace("127.0.0.1", "models.invalid"),
+                HTTPS_PROXY=f"http://me:secret@{proxy}",
+                SSL_CERT_FILE=str(tmp_path / "nginx" / "ca.pem"),
+            )
+    assert done.returncode == 0, done.stderr
+    assert "60/60" in done.stdout
+    for head in asked:
+        assert head.startswith(f"CONNECT models.invalid:{port} ")
+        assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in head
+        assert KEY not in head, "it is the endpoint's"
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file())
+    for secret in ("me:secret", "bWU6c2VjcmV0"):
+        assert secret not in done.stderr + done.stdout
+        assert secret.encode() not in kept
 
 
 def test_this_machine_is_asked_without_the_proxy_of_its_environment(
