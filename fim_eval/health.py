@@ -149,10 +149,10 @@ class Health:
 
         A single request that waits far longer than others took is given up, too: a gateway may
         have lost it. Each time the bound grows by `OVERDUE_TIMES`, so that an answer that is only
-        slow soon has all of `request_s`. And what a server still has when it is lost: one that was
-        told to end waits for those who ask, and its engine has ended already
-        (vLLM 0.32: `engine client stopped`, then `Waiting for connections to close`). Runs until
-        it is cancelled.
+        slow soon has all of `request_s`. And what a server still has when it is lost
+        and answers nothing any more: one that was told to end waits for those who ask, and its
+        engine has ended already (vLLM 0.32: `engine client stopped`, then `Waiting for connections
+        to close`). Runs until it is cancelled.
         """
         while True:
             await asyncio.sleep(min(self._timeouts.stall_s, self._timeouts.overdue_s) / 4)
@@ -199,11 +199,17 @@ class Health:
                 )
 
     def _give_up_lost(self) -> None:
-        if self._lost_s is None or self._clock_s() - self._lost_s < self._timeouts.overdue_s:
+        if self._lost_s is None:
+            return
+        # As long as answers come it is only behind: what it has would lose its place in the queue.
+        quiet_s = self._clock_s() - max(self._lost_s, self._answered_s)
+        if quiet_s < self._timeouts.overdue_s:
             return
         for pending in self._pending:
             _expire(pending)
 
 
 def _expire(pending: asyncio.Timeout) -> None:
-    pending.reschedule(asyncio.get_running_loop().time())
+    # One that is on its way out already cannot be told again.
+    if not pending.expired():
+        pending.reschedule(asyncio.get_running_loop().time())

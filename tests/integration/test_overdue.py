@@ -88,6 +88,42 @@ async def test_what_a_lost_server_still_has_is_given_up_after_a_while() -> None:
         lost.cancel()
 
 
+async def test_what_a_lost_server_still_has_is_waited_for_while_it_answers_others() -> None:
+    async def slow() -> str:
+        return "no token within 30 s"
+
+    async with watching(overdue_s=0.2, look=slow) as health:
+        waiting = asyncio.create_task(wait(health, 1.0))
+        await asyncio.sleep(0)
+        lost = asyncio.create_task(health.recovered())
+        for _ in range(10):
+            await wait(health, 0.08)
+        assert health.is_lost
+        await waiting
+        lost.cancel()
+
+
+async def test_what_is_slow_to_give_up_does_not_end_the_watch() -> None:
+    async def wait_stubbornly() -> None:
+        async with health.watched(256):
+            try:
+                await asyncio.sleep(9.0)
+            finally:
+                await asyncio.sleep(0.4)
+
+    async def refused() -> str:
+        return "connection refused"
+
+    async with watching(overdue_s=0.1, look=refused) as health:
+        lost = asyncio.create_task(health.recovered())
+        await asyncio.sleep(0)
+        with pytest.raises(HungError):
+            await asyncio.wait_for(wait_stubbornly(), 2.0)
+        with pytest.raises(HungError):
+            await asyncio.wait_for(wait(health, 5.0), 2.0)
+        lost.cancel()
+
+
 async def test_a_server_that_is_another_while_nothing_is_answered_ends_what_it_was_asked() -> None:
     async def changed() -> str:
         raise ServerChangedError("another one")
