@@ -64,7 +64,8 @@ def key_in(environment: Mapping[str, str], variable: str) -> str | None:
 def proxy_of(base_url: str) -> httpx.Proxy | None:
     """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say of an endpoint; None: no proxy.
 
-    This machine's own addresses are always asked directly: to a proxy they are its own.
+    Names and addresses of whatever machine asks are always asked directly: to a proxy they are its
+    own.
 
     Raises:
         EndpointError: the proxy is none that can be used; its password is not told.
@@ -95,9 +96,11 @@ def proxy_of(base_url: str) -> httpx.Proxy | None:
 
 def _is_here(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+    # `0.0.0.0` is what vLLM says that it listens at.
+    return address.is_loopback or address.is_unspecified
 
 
 class Http(httpx.AsyncClient):
