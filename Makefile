@@ -32,6 +32,7 @@ FORMAT ?=
 LIMIT ?=
 CONCURRENCY ?=
 BATCH ?=
+PRIORITY ?=
 SHARD ?=
 AUDIT ?=
 STREAM ?=
@@ -61,7 +62,7 @@ help: ## This list
 	@echo '  make eval takes   MBPP=PATH SPLIT=test KIND=single-line|multi-line|random-span|block PER_PROBLEM=N'
 	@echo '                    SEED=N OUT=runs/eval ENDPOINT=URL MODEL=NAME CARD=NAME'
 	@echo '                    STRATEGIES=lr,fim-psm GOLD=1 TOKENIZER=DIR FORMAT=NAME LIMIT=N'
-	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) SHARD=I/N AUDIT=5% STREAM=10%'
+	@echo '                    CONCURRENCY=N (prompts in flight at most) BATCH=N (in one request) PRIORITY=N SHARD=I/N AUDIT=5% STREAM=10%'
 	@echo '                    API_KEY_ENV=NAME NO_VERIFY=1 ISOLATION=auto|namespaces|landlock|none WORKERS=N'
 	@echo '                    ENGINE=ray (on the nodes of the Ray cluster at RAY_ADDRESS)'
 	@echo '  make serve-* take TP=N PP=N GPUS=0,1 PORT=N REPLICAS=N BATCH_INVARIANT=1'
@@ -85,7 +86,7 @@ evaluate = $(BIN)/fim-eval eval --problems "$(MBPP)" --split "$(SPLIT)" $(holes)
   $(call option,--strategies,STRATEGIES) $(if $(GOLD),--gold) $(call option,--tokenizer,TOKENIZER) \
   $(call option,--format,FORMAT) \
   $(call option,--limit,LIMIT) $(call option,--max-concurrency,CONCURRENCY) \
-  $(call option,--batch,BATCH) $(call option,--shard,SHARD) $(call option,--audit,AUDIT) $(call option,--stream,STREAM) \
+  $(call option,--batch,BATCH) $(call option,--priority,PRIORITY) $(call option,--shard,SHARD) $(call option,--audit,AUDIT) $(call option,--stream,STREAM) \
   $(call option,--api-key-env,API_KEY_ENV) $(if $(NO_VERIFY),--no-verify) $(judged) $(engine)
 
 engine = $(call option,--engine,ENGINE)
@@ -171,12 +172,9 @@ check: $(VENV)/ready ## Format, lint, types, import contract, unit tests: under 
 
 .PHONY: test
 test: $(VENV)/ready ## All tests, real vLLM on the CPU included; sets up what they need
-	@if $(MAKE) --no-print-directory $(SMOLLM2)/config.json; then \
-	  $(BIN)/python -m pytest tests; \
-	else \
-	  echo 'make test: vLLM for the CPU could not be set up (see above); its tests are skipped' >&2; \
-	  $(BIN)/python -m pytest tests; \
-	fi
+	@$(MAKE) --no-print-directory $(SMOLLM2)/config.json || \
+	  echo 'make test: vLLM for the CPU could not be set up (see above); its tests are skipped' >&2
+	$(BIN)/python -m pytest tests
 
 .PHONY: axe-core
 axe-core: $(AXE) ## Fetch the checker of accessibility that tests of the report's page use (npm)

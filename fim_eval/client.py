@@ -101,6 +101,7 @@ class Client:
         sleep: Callable[[float], Any],
         health: Health | None = None,
         on_overload: Callable[[], None] = lambda: None,
+        priority: int = 0,
     ) -> None:
         """Nothing is sent yet.
 
@@ -115,9 +116,13 @@ class Client:
             sleep: awaited between attempts.
             health: of the endpoint; None: it is not waited for when it is lost.
             on_overload: told whenever the server has too much to do.
+            priority: sent with every request, unless 0: lower goes first, where the server does so.
         """
         self.http = http
-        self._model = model
+        self._every = {"model": model, "n": 1, "stream": False}
+        if priority:
+            # Servers that know none refuse the field.
+            self._every["priority"] = priority
         self._answers_as = answers_as
         self._sampling = sampling.model_dump()
         self._timeouts = timeouts
@@ -279,9 +284,7 @@ class Client:
         ]
         first = prompts[0]
         return {
-            "model": self._model,
-            "n": 1,
-            "stream": False,
+            **self._every,
             "prompt": contents[0] if len(contents) == 1 else contents,
             "max_tokens": first.max_tokens,
             "stop": first.stop,
@@ -480,7 +483,7 @@ class Client:
         return answer, choice
 
     async def _post(self, body: Mapping[str, Any]) -> _Answer:
-        whole = {"model": self._model, "n": 1, "stream": False, **body}
+        whole = {**self._every, **body}
         async with self._on_the_wire(body["max_tokens"]):
             response = await self.http.post_completions(orjson.dumps(whole))
             if response.status_code != 200:
@@ -512,7 +515,9 @@ class Client:
         if status in (401, 403):
             return EndpointError(f"{where}: refuses the API key (HTTP {status}: {message})")
         if status == 404:
-            return EndpointError(f"{where}: HTTP 404 for model {self._model!r} ({message})")
+            return EndpointError(
+                f"{where}: HTTP 404 for model {self._every['model']!r} ({message})"
+            )
         if status in (429, 503):
             self._on_overload()
             return _NoAnswerError("overloaded", detail, retry_after_s(response.headers))

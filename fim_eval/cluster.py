@@ -107,7 +107,8 @@ class RayCluster:
 
         Raises:
             IsolationError: a node does not offer the tier of `jail`.
-            ClusterError: a chunk was lost with its node too often, or no node is left.
+            ClusterError: a node has another version of fim_eval, a chunk was lost with its node too
+                often, or no node is left.
         """
         ray = self._ray
         judge = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(_judge)
@@ -122,7 +123,7 @@ class RayCluster:
                         Job(place, job.program, job.examination, job.limits)
                         for place, job in enumerate(chunk)
                     ]
-                    in_flight[judge.remote(sent, jail.isolation)] = chunk
+                    in_flight[judge.remote(HERE, sent, jail.isolation)] = chunk
                 if not in_flight:
                     return
                 done, _ = ray.wait(list(in_flight), num_returns=1, timeout=LOOK_S)
@@ -336,6 +337,16 @@ def _late(node: str) -> ClusterError:
     )
 
 
+def _other_version(wanted: str) -> ClusterError | None:
+    """On a node: why it must not take part, if it is of another version than whoever asks it."""
+    if wanted == HERE:
+        return None
+    return ClusterError(
+        f"node {os.uname().nodename}: has fim-eval {HERE}, and {wanted} asks it; install the same "
+        "on every node"
+    )
+
+
 class _RayEnvoy:
     """On a node: asks. What ends the run is returned, not raised: Ray would wrap it."""
 
@@ -344,11 +355,8 @@ class _RayEnvoy:
         self._envoy = Envoy(self._name, os.environ)
 
     async def check(self, wanted: str, keys: Sequence[str] = ()) -> FimEvalError | None:
-        if wanted != HERE:
-            return ClusterError(
-                f"node {self._name}: has fim-eval {HERE}, and {wanted} asks it; install the same "
-                "on every node"
-            )
+        if (fault := _other_version(wanted)) is not None:
+            return fault
         try:
             for each in keys:
                 self._envoy.key(each)
@@ -427,18 +435,24 @@ def _returned(ray: Any, task: Any, chunk: list[Job[KeyT]]) -> Iterator[Examined[
             f"Ray cluster ({type(error).__name__}: {_last_line(error)}); what "
             "was judged is on disk. fim-eval has to be installed on every node, in the same version"
         ) from error
-    if isinstance(found, str):
-        raise IsolationError(found)
+    if isinstance(found, FimEvalError):
+        raise found
     for place, execution, ruling in found:
         yield Examined(chunk[place], execution, ruling)
 
 
-def _judge(jobs: list[Job[int]], isolation: Isolation) -> list[tuple[int, Execution, Ruling]] | str:
-    """On a node: each job's place, execution and ruling; or why the node cannot isolate them."""
+def _judge(
+    wanted: str, jobs: list[Job[int]], isolation: Isolation
+) -> list[tuple[int, Execution, Ruling]] | FimEvalError:
+    """On a node: each job's place, execution and ruling; or why the node cannot judge them."""
+    if (fault := _other_version(wanted)) is not None:
+        return fault
     try:
         jail = _jail(isolation)
     except IsolationError as error:
-        return f"node {os.uname().nodename}: does not offer isolation {isolation}: {error}"
+        return IsolationError(
+            f"node {os.uname().nodename}: does not offer isolation {isolation}: {error}"
+        )
     return [(one.job.key, one.execution, one.ruling) for one in run_jobs(jobs, jail, 1)]
 
 

@@ -25,6 +25,7 @@ from fim_eval.records import (
     Scoring,
     ServerIdentity,
     Timeouts,
+    may_be_one_version,
 )
 from fim_eval.server import list_models
 from fim_eval.transport import Http, key_in, open_http
@@ -69,6 +70,9 @@ class Errand:
     api_key_env: str | None
     """The variable that holds the key; None: the server wants none."""
 
+    priority: int = 0
+    """Sent with every request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -104,6 +108,7 @@ class Asker:
             segment=errand.segment,
             clock_ns=listener.clock,
             sleep=asyncio.sleep,
+            priority=errand.priority,
         )
         timeouts = errand.timeouts
         once = client(timeouts=timeouts.model_copy(update={"attempts": 1}))
@@ -273,13 +278,28 @@ class _Desk:
         self.overloads += 1
 
 
-async def identify(base_url: str, model: str, client: Client) -> ServerIdentity:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A server that was looked at."""
+
+    server: ServerIdentity
+    unread: str | None
+    """Why its version is missing, if that may pass: see `server.Listing`."""
+
+
+async def identify(base_url: str, model: str, client: Client, *, has_version: bool = False) -> Seen:
     """See that the endpoint serves the model and answers, and who it says it is.
+
+    Args:
+        base_url: of the endpoint.
+        model: the name it has to serve.
+        client: asks it.
+        has_version: whether it told its version before.
 
     Raises:
         EndpointError: it does not serve the model, or one token cannot be had.
     """
-    listing = await list_models(client.http)
+    listing = await list_models(client.http, has_version=has_version)
     if model not in listing.roots:
         raise EndpointError(
             f"{base_url}: serves no model {model!r}, but {', '.join(listing.roots) or 'none'}; "
@@ -291,14 +311,17 @@ async def identify(base_url: str, model: str, client: Client) -> ServerIdentity:
             f"{base_url}: lists {model!r} but does not answer one token "
             f"({answer.reason}: {answer.detail}); look at the server's log"
         )
-    return ServerIdentity(
-        base_url=base_url,
-        model=model,
-        answers_as=answer.answered_as,
-        root=listing.roots[model],
-        max_model_len=listing.max_model_lens[model],
-        version=listing.version,
-        system_fingerprint=answer.system_fingerprint,
+    return Seen(
+        ServerIdentity(
+            base_url=base_url,
+            model=model,
+            answers_as=answer.answered_as,
+            root=listing.roots[model],
+            max_model_len=listing.max_model_lens[model],
+            version=listing.version,
+            system_fingerprint=answer.system_fingerprint,
+        ),
+        listing.unread,
     )
 
 
@@ -316,19 +339,26 @@ ONE_TOKEN = Prompt(
 
 
 async def look(url: str, before: ServerIdentity, client: Client, look_s: float) -> str | None:
-    """What is wrong with a server; None if it generates.
+    """What is wrong with a server; None if it generates, and is who it was.
 
     Raises:
-        ServerChangedError: it does, but is not who it was.
+        ServerChangedError: it generates, but is another.
     """
+    has_version = before.version is not None
     try:
         async with asyncio.timeout(look_s):
-            now = await identify(url, before.model, client)
+            seen = await identify(url, before.model, client, has_version=has_version)
     except TimeoutError:
         return f"no token within {look_s:.0f} s"
     except EndpointError as error:
         return str(error)
+    now = seen.server
     if changed := difference(before, now):
+        if seen.unread and not difference(
+            before, now.model_copy(update={"version": before.version})
+        ):
+            # Nothing else tells the version: it may be another, or a gateway that has to recover.
+            return f"its version cannot be read any more: {seen.unread}; it was {before.version}"
         raise ServerChangedError(
             f"{url}: is not the server any more that the run began with ({changed}). Restore it "
             "and run the same command again, or choose another --out"
@@ -338,7 +368,9 @@ async def look(url: str, before: ServerIdentity, client: Client, look_s: float) 
 
 def difference(one: ServerIdentity, other: ServerIdentity) -> str:
     """In what two servers differ, but for their address, in words; empty if in nothing."""
-    names = ("answers_as", "root", "max_model_len", "version", "system_fingerprint")
+    names = ["answers_as", "root", "max_model_len", "version", "system_fingerprint"]
+    if may_be_one_version(*((each.version, each.system_fingerprint) for each in (one, other))):
+        names.remove("version")
     before, now = one.model_dump(), other.model_dump()
     return "; ".join(
         f"{name}: {before[name]} there, {now[name]} here"

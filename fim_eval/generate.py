@@ -127,6 +127,9 @@ class Request:
     batch: int = BATCH
     """Prompts in one request at most."""
 
+    priority: int = 0
+    """Of every request, where the server serves by priority: higher waits for lower."""
+
     stream: float = 0.0
     """Share of the tasks whose answers are streamed, each by itself, to see when tokens come."""
 
@@ -296,7 +299,12 @@ class _Session:
                     timeouts=request.timeouts,
                 )
             )
-            found = await identify(url, request.recipe.model, self._client(http, None))
+            seen = await identify(url, request.recipe.model, self._client(http, None))
+            found = seen.server
+            if seen.unread:
+                self._notice(
+                    f"{url}: its version could not be read ({seen.unread}); it counts as not told"
+                )
             if identity is None:
                 identity = found
                 await self._check_scoring(url, self._client(http, found.answers_as))
@@ -319,6 +327,7 @@ class _Session:
             segment=self._segment,
             clock_ns=self._clock,
             sleep=asyncio.sleep,
+            priority=self._request.priority,
         )
 
     def _post(self, url: str, http: Http, server: ServerIdentity) -> Post[Work]:
@@ -335,6 +344,7 @@ class _Session:
             timeouts=request.timeouts,
             segment=self._segment,
             concurrency=request.concurrency,
+            priority=request.priority,
             api_key_env=request.api_key_env if request.api_key else None,
         )
         listener = Listener(self._clock, self._notice, on_overload)
@@ -363,6 +373,7 @@ class _Session:
                 pid=os.getpid(),
                 concurrency=request.concurrency,
                 batch=request.batch,
+                priority=request.priority,
                 shard=None if request.shard is None else "{}/{}".format(*request.shard),
             )
         )
@@ -421,7 +432,7 @@ class _Session:
             elif not isinstance(outcome, Likelihood):
                 found += zip(one.tasks, self._fanned_out(one.question, outcome), strict=True)
         for _, outcome in found:
-            _check_fingerprint(outcome, server.system_fingerprint)
+            _check_fingerprint(outcome, server)
         self._directory.append(*(outcome for _, outcome in found))
         self._store_limits()
         for number, outcome in found:
@@ -476,13 +487,16 @@ class _Session:
             )
 
 
-def _check_fingerprint(outcome: Outcome, fingerprint: str | None) -> None:
-    if isinstance(outcome, Completion | Likelihood) and outcome.system_fingerprint != fingerprint:
+def _check_fingerprint(outcome: Outcome, server: ServerIdentity) -> None:
+    if isinstance(outcome, RequestFailure):
+        return
+    before, now = server.system_fingerprint, outcome.system_fingerprint
+    if now != before:
         raise ServerChangedError(
-            f"{outcome.task_id}: answered by {outcome.system_fingerprint}, but the run began with "
-            f"{fingerprint}; the server was restarted with another configuration, or several "
-            "differ behind one address. Restore it and run the same command again, or choose "
-            "another --out"
+            f"{server.base_url}: is not the server any more that the run began with "
+            f"(system_fingerprint: {before} there, {now} in the answer to {outcome.task_id}): it "
+            "was restarted with another configuration, or several differ behind one address. "
+            "Restore it and run the same command again, or choose another --out"
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-from fim_eval.errors import EndpointError
+from fim_eval.errors import EndpointError, FimEvalError
 from fim_eval.records import Timeouts
 
 FIRST_LOOK_S = 1.0
@@ -64,6 +64,8 @@ class Health:
         self._sleep = sleep
         self._notice = notice
         self._recovery: asyncio.Task[None] | None = None
+        self._lost_s: float | None = None
+        """Since when no token could be had."""
         self._pending: dict[asyncio.Timeout, tuple[float, int]] = {}
         """When each was sent, and how many tokens it may generate."""
         self._waits_s: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=LATEST))
@@ -89,7 +91,7 @@ class Health:
         await asyncio.shield(self._recovery)
 
     def _recovery_ended(self, task: asyncio.Task[None]) -> None:
-        self._recovery = None
+        self._recovery = self._lost_s = None
         if not task.cancelled():
             task.exception()  # told by those who wait
 
@@ -106,7 +108,7 @@ class Health:
                 )
             if not told:
                 self._notice(f"{self._where}: is lost ({fault}); waiting for it")
-                told = True
+                told, self._lost_s = True, self._clock_s()
             await self._sleep(wait_s)
             wait_s = min(LONGEST_LOOK_S, 1.5 * wait_s)
         self._answered_s = self._clock_s()
@@ -147,22 +149,30 @@ class Health:
 
         A single request that waits far longer than others took is given up, too: a gateway may
         have lost it. Each time the bound grows by `OVERDUE_TIMES`, so that an answer that is only
-        slow soon has all of `request_s`. Runs until it is cancelled.
+        slow soon has all of `request_s`. And what a server still has when it is lost
+        and answers nothing any more: one that was told to end waits for those who ask, and its
+        engine has ended already (vLLM 0.32: `engine client stopped`, then `Waiting for connections
+        to close`). Runs until it is cancelled.
         """
         while True:
             await asyncio.sleep(min(self._timeouts.stall_s, self._timeouts.overdue_s) / 4)
             self._give_up_overdue()
+            self._give_up_lost()
             quiet_s = self._clock_s() - self._answered_s
             if not self._pending or self.is_lost or quiet_s < self._timeouts.stall_s:
                 continue
-            fault = await self._look()
+            try:
+                fault = await self._look()
+            except FimEvalError as error:
+                # Told by whoever asks again, and so looks again: nobody awaits us.
+                fault = str(error)
             if fault is None:
                 # Slow, not hung: the token came.
                 self._answered_s = self._clock_s()
                 continue
             self._notice(
                 f"{self._where}: {len(self._pending)} requests without an answer for "
-                f"{quiet_s:.0f} s, and no token either ({fault}); they are given up and asked again"
+                f"{quiet_s:.0f} s, and it is not well ({fault}); they are given up and asked again"
             )
             for pending in self._pending:
                 _expire(pending)
@@ -188,6 +198,18 @@ class Health:
                     "s, while others have theirs; they are given up and asked again"
                 )
 
+    def _give_up_lost(self) -> None:
+        if self._lost_s is None:
+            return
+        # As long as answers come it is only behind: what it has would lose its place in the queue.
+        quiet_s = self._clock_s() - max(self._lost_s, self._answered_s)
+        if quiet_s < self._timeouts.overdue_s:
+            return
+        for pending in self._pending:
+            _expire(pending)
+
 
 def _expire(pending: asyncio.Timeout) -> None:
-    pending.reschedule(asyncio.get_running_loop().time())
+    # One that is on its way out already cannot be told again.
+    if not pending.expired():
+        pending.reschedule(asyncio.get_running_loop().time())

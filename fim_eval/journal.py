@@ -16,7 +16,7 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -47,10 +47,10 @@ from fim_eval.records import (
     Prompt,
     Ranking,
     RequestFailure,
-    RunIdentity,
     RunManifest,
     Scoring,
     Segment,
+    may_be_one_version,
 )
 from fim_eval.words import FailureReason, Scored, Strategy
 
@@ -65,6 +65,10 @@ LIMITS = "concurrency.jsonl"
 AUDIT = "audit"
 """A run directory inside of one: a part of its tasks, asked again."""
 
+OF_THE_SERVER = frozenset(
+    {"answers_as", "server_version", "system_fingerprint", "root", "max_model_len"}
+)
+"""What makes two runs different though the same was asked for."""
 
 Key = tuple[str, str, int]
 """task_id, strategy, sample_index."""
@@ -224,10 +228,8 @@ class RunDirectory:
                 files but no manifest.
         """
         if has_manifest(self.path):
-            if found := _difference(read_manifest(self.path), manifest):
-                raise RunDirectoryError(
-                    f"{self.path}: belongs to another run ({found}); choose another --out"
-                )
+            if reason := _another_run(read_manifest(self.path), manifest):
+                raise RunDirectoryError(f"{self.path}: belongs to another run {reason}")
             return
         strangers = sorted(
             entry.name for entry in self.path.iterdir() if entry.name in (GENERATIONS, SEGMENTS)
@@ -441,20 +443,45 @@ def _noted(
         yield outcome
 
 
-def difference(stored: RunIdentity, wanted: RunIdentity, *but: str) -> str:
-    """The fields in which two runs differ, in words; empty if in none, or in some of `but`."""
-    before, now = stored.model_dump(), wanted.model_dump()
-    return "; ".join(
-        f"{field}: {before[field]} there, {now[field]} now"
+def difference(stored: RunManifest, wanted: RunManifest, *but: str) -> str:
+    """In what two runs or their servers differ, but for some fields, in words; empty if nowhere."""
+    return "; ".join(_differences(stored, wanted, but).values())
+
+
+def _differences(
+    stored: RunManifest, wanted: RunManifest, but: Collection[str] = ()
+) -> dict[str, str]:
+    """By field, in words. What a server lists of itself counts: not all have a fingerprint."""
+    identities = (stored.identity, wanted.identity)
+    if may_be_one_version(*((one.server_version, one.system_fingerprint) for one in identities)):
+        but = {*but, "server_version"}
+    before, now = (
+        {
+            **one.identity.model_dump(),
+            "root": one.server.root,
+            "max_model_len": one.server.max_model_len,
+        }
+        for one in (stored, wanted)
+    )
+    return {
+        field: f"{field}: {before[field]} there, {now[field]} now"
         for field in before
         if before[field] != now[field] and field not in but
-    )
+    }
 
 
-def _difference(stored: RunManifest, wanted: RunManifest) -> str:
-    """The same of two manifests; a shard is another run than its neighbour, or the whole."""
+def _another_run(stored: RunManifest, wanted: RunManifest) -> str | None:
+    """Why a directory is not this run's, and what to do; None if it is.
+
+    A shard is another run than its neighbour, or the whole.
+    """
     before, now = (one.shard and one.shard.shard for one in (stored, wanted))
-    if before == now:
-        return difference(stored.identity, wanted.identity)
-    found = difference(stored.identity, wanted.identity, "prompts_sha256")
-    return "; ".join(filter(None, [f"shard: {before} there, {now} now", found]))
+    found = _differences(stored, wanted, () if before == now else ("prompts_sha256",))
+    if before != now:
+        found = {"shard": f"shard: {before} there, {now} now", **found}
+    if not found:
+        return None
+    remedy = "choose another --out"
+    if found.keys() <= OF_THE_SERVER:
+        remedy = f"start the server as it was and run the same command again, or {remedy}"
+    return f"({'; '.join(found.values())}); {remedy}"

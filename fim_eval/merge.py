@@ -70,7 +70,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
         raise RunDirectoryError(f"{out}: holds a run already; name a new folder with --out")
     manifests = [read_manifest(part) for part in parts]
     for part, manifest in zip(parts[1:], manifests[1:], strict=True):
-        if found := difference(manifests[0].identity, manifest.identity, "prompts_sha256"):
+        if found := difference(manifests[0], manifest, "prompts_sha256"):
             raise RunDirectoryError(f"{part}: is of another run than {parts[0]} ({found})")
     _check_complete(parts, manifests)
     whole = _whole(manifests)

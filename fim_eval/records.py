@@ -473,6 +473,10 @@ class TaskFacts(Record):
     """Of the problems with holes, one a line: the file beside the tasks."""
 
 
+Told = tuple[str | None, str | None]
+"""Version and fingerprint of a server, None where it does not tell."""
+
+
 class ServerIdentity(Record):
     """What the server said of itself before the first task."""
 
@@ -495,6 +499,27 @@ class ServerIdentity(Record):
     system_fingerprint: str | None
     replicas: tuple[str, ...] = ()
     """Base URLs of other servers of the same model; each said the same of itself."""
+
+
+def may_be_one_version(one: Told, other: Told) -> bool:
+    """Whether two servers may be of one version: one that only one of them tells counts as both's.
+
+    Provided that both give the same fingerprint, and that it names that version, as vLLM's do:
+
+    >>> may_be_one_version(("0.32.0", "vllm-0.32.0-5b2ef2de"), (None, "vllm-0.32.0-5b2ef2de"))
+    True
+    >>> may_be_one_version(("0.32.0", None), (None, None))
+    False
+    """
+    (version, fingerprint), (other_version, other_fingerprint) = one, other
+    if version == other_version:
+        return True
+    known = version or other_version
+    return (
+        None in (version, other_version)
+        and fingerprint == other_fingerprint
+        and f"{fingerprint}-".startswith(f"vllm-{known}-")
+    )
 
 
 class Probe(Record):
@@ -682,6 +707,9 @@ class Segment(Record):
 
     batch: int = 1
     """Prompts in one request at most."""
+
+    priority: int = 0
+    """Of every request; 0: none was sent."""
 
     shard: str | None = None
     """`2/4`: only the problems of this part were asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,12 @@ import yaml
 
 from fim_eval.errors import EndpointError
 from fim_eval.records import Record
-from fim_eval.transport import error_message, is_timeout
+from fim_eval.transport import describe, error_message, is_timeout
+
+VERSION_TRIES = 3
+VERSION_PAUSE_S = 1.0
+VERSION_LIMIT_S = 5.0
+"""For one try: all of them have to fit into `Timeouts.look_s`."""
 
 
 class KnownServer(Record):
@@ -30,6 +36,9 @@ class Listing(Record):
 
     max_model_lens: dict[str, int | None]
     version: str | None
+    unread: str | None
+    """Why the version could not be read, though it may be told another time; None: it was, or is
+    hidden."""
 
 
 def known_servers(folder: Path) -> list[KnownServer]:
@@ -57,8 +66,13 @@ def known_servers(folder: Path) -> list[KnownServer]:
     return servers
 
 
-async def list_models(http: httpx.AsyncClient) -> Listing:
+async def list_models(http: httpx.AsyncClient, *, has_version: bool = False) -> Listing:
     """What the endpoint serves.
+
+    Args:
+        http: opened for it.
+        has_version: whether it told its version before. If so, an answer without one may be a
+            gateway's, and is not taken at its word at once.
 
     Raises:
         EndpointError: nothing answers there, or not as an OpenAI-compatible server does.
@@ -67,6 +81,11 @@ async def list_models(http: httpx.AsyncClient) -> Listing:
     try:
         response = await http.get("models", timeout=10.0)
     except httpx.RequestError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in (told := str(error)):
+            raise EndpointError(
+                f"{url}: shows a certificate that is not trusted here ({told}); let SSL_CERT_FILE "
+                "name a file with the certificate of the authority that signed it"
+            ) from error
         how = "does not answer in time" if is_timeout(error) else "nothing answers"
         raise EndpointError(
             f"{url}: {how} ({error}); is the server running, and is this the full base URL, "
@@ -79,25 +98,40 @@ async def list_models(http: httpx.AsyncClient) -> Listing:
         )
     try:
         rows = orjson.loads(response.content)["data"]
-        listing = Listing(
-            roots={row["id"]: row.get("root") for row in rows},
-            max_model_lens={row["id"]: row.get("max_model_len") for row in rows},
-            version=await _version(http),
-        )
+        roots = {row["id"]: row.get("root") for row in rows}
+        max_model_lens = {row["id"]: row.get("max_model_len") for row in rows}
+        version, unread = await _version(http, has_version=has_version)
+        return Listing(roots=roots, max_model_lens=max_model_lens, version=version, unread=unread)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EndpointError(
             f"{url}models: HTTP {response.status_code}, no list of models "
             f"({error_message(response)[:200]}); is this the full base URL, with /v1 at its end?"
         ) from error
-    return listing
 
 
-async def _version(http: httpx.AsyncClient) -> str | None:
-    """From `/version`, beside `/v1`; None where a gateway hides it."""
+async def _version(http: httpx.AsyncClient, *, has_version: bool) -> tuple[str | None, str | None]:
+    """The version and `Listing.unread`, asked a few times if the first may have failed."""
+    version, unread = await _version_once(http)
+    for _ in range(VERSION_TRIES - 1):
+        if version is not None or (unread is None and not has_version):
+            break
+        await asyncio.sleep(VERSION_PAUSE_S)
+        version, unread = await _version_once(http)
+    return version, unread
+
+
+async def _version_once(http: httpx.AsyncClient) -> tuple[str | None, str | None]:
+    """From `/version`, beside `/v1`."""
     base = str(http.base_url).rstrip("/").removesuffix("/v1")
     try:
-        response = await http.get(f"{base}/version", timeout=10.0)
-        version = orjson.loads(response.content)["version"] if response.status_code == 200 else None
-    except (httpx.RequestError, ValueError, KeyError, TypeError):
-        return None
-    return version if isinstance(version, str) else None
+        response = await http.get(f"{base}/version", timeout=VERSION_LIMIT_S)
+    except httpx.RequestError as error:
+        return None, describe(error)
+    status = response.status_code
+    if status in (408, 429) or status >= 500:
+        return None, f"HTTP {status}"
+    try:
+        version = orjson.loads(response.content)["version"] if status == 200 else None
+    except (ValueError, KeyError, TypeError):
+        version = None
+    return (version if isinstance(version, str) else None), None

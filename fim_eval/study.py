@@ -61,13 +61,16 @@ async def _fault(server: KnownServer) -> str | None:
     return None if server.model in listing.roots else f"serves {', '.join(listing.roots)}"
 
 
-async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Probe:
+async def probe_model(
+    endpoint: str, recipe: Recipe, api_key: str | None, *, priority: int = 0
+) -> Probe:
     """Ask a few plain holes, and say whether the model infills.
 
     Args:
         endpoint: full base URL.
         recipe: the model, and how it would be asked to infill.
         api_key: sent if given.
+        priority: of every request.
 
     Raises:
         EndpointError: it cannot be reached, or does not serve the model.
@@ -88,9 +91,10 @@ async def probe_model(endpoint: str, recipe: Recipe, api_key: str | None) -> Pro
                 segment=0,
                 clock_ns=Clock(),
                 sleep=asyncio.sleep,
+                priority=priority,
             )
 
-        server = await identify(str(http.base_url), recipe.model, client(None))
+        server = (await identify(str(http.base_url), recipe.model, client(None))).server
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]

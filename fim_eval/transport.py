@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from collections.abc import Mapping
+from ipaddress import ip_address
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx
@@ -56,6 +59,48 @@ def key_in(environment: Mapping[str, str], variable: str) -> str | None:
             "no HTTP header can carry; set it again"
         )
     return key or None
+
+
+def proxy_of(base_url: str) -> httpx.Proxy | None:
+    """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say of an endpoint; None: no proxy.
+
+    Names and addresses of whatever machine asks are always asked directly: to a proxy they are its
+    own.
+
+    Raises:
+        EndpointError: the proxy is none that can be used; its password is not told.
+    """
+    parts = urlsplit(base_url)
+    proxies = getproxies()
+    variable = parts.scheme if parts.scheme in proxies else "all"
+    host = parts.hostname or ""
+    if variable not in proxies or _is_here(host) or proxy_bypass(parts.netloc):
+        return None
+    named = proxies[variable]
+    try:
+        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https") or not proxy.url.host:
+        raise EndpointError(
+            f"{base_url}: is to be asked through the proxy in {variable.upper()}_PROXY, which is "
+            "none that speaks HTTP, as in http://proxy.example:3128; set it again, or name this "
+            f"host in NO_PROXY ({host})"
+        )
+    if proxy.auth is None:
+        return proxy
+    # As a header, which aiohttp sends as `Proxy-Authorization`: its own way knows Latin-1 only.
+    password = b64encode(":".join(proxy.auth).encode()).decode()
+    return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {password}"})
+
+
+def _is_here(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    # `0.0.0.0` is what vLLM says that it listens at.
+    return address.is_loopback or address.is_unspecified
 
 
 class Http(httpx.AsyncClient):
@@ -111,13 +156,18 @@ def open_http(base_url: str, api_key: str | None, *, concurrency: int, timeouts:
         api_key: sent as a bearer token; None: no authorization header.
         concurrency: connections kept at most.
         timeouts: per request and connection, in seconds.
+
+    Certificates are checked against the system's, or the file that SSL_CERT_FILE names.
+
+    Raises:
+        EndpointError: as `proxy_of`.
     """
     # Servers close idle connections after 5 s: keeping them shorter avoids the race.
     limits = httpx.Limits(
         max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
     )
     return Http(
-        _Transport(verify=ssl.create_default_context(), limits=limits),
+        _Transport(verify=ssl.create_default_context(), limits=limits, proxy=proxy_of(base_url)),
         base_url.rstrip("/") + "/",
         {"Authorization": f"Bearer {api_key}"} if api_key else {},
         httpx.Timeout(timeouts.request_s, connect=timeouts.connect_s, pool=None),
@@ -132,7 +182,8 @@ class _Transport(AiohttpTransport):
         try:
             return await super().handle_async_request(request)
         except aiohttp.ClientResponseError as error:
-            raise httpx.RemoteProtocolError(error.message, request=request) from error
+            message = " ".join(error.message.split())
+            raise httpx.RemoteProtocolError(message, request=request) from error
 
 
 def error_message(response: httpx.Response, content: bytes | None = None) -> str:
@@ -170,4 +221,9 @@ def is_timeout(error: httpx.RequestError) -> bool:
 def describe(error: BaseException) -> str:
     """An exception and its cause, in words: the transport's own name is often the wrong one."""
     cause = error.__cause__
-    return repr(error) if cause is None else f"{error!r} from {cause!r}"
+    if cause is None:
+        return repr(error)
+    if isinstance(cause, aiohttp.ClientResponseError):
+        # Its `repr` holds the headers that were sent: the key, and a proxy's password.
+        return f"{error!r} from {type(cause).__name__}"
+    return f"{error!r} from {cause!r}"

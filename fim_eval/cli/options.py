@@ -69,6 +69,14 @@ MaxConcurrency = Annotated[
         help="Most prompts in flight at one server; how many it bears is found out, from 64 up.",
     ),
 ]
+Priority = Annotated[
+    int,
+    typer.Option(
+        "--priority",
+        help="Sent with every request, where the server serves by priority (vLLM's "
+        "--scheduling-policy priority): requests of a higher number wait for those of a lower.",
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Most prompts in one request.")]
 Shard = Annotated[
     str | None,

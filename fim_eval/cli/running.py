@@ -229,7 +229,7 @@ async def probed(request: Request) -> Request:
     recipe = request.recipe
     if recipe.strategy not in INFILLING or has_manifest(request.out):
         return request
-    found = await probe_model(request.endpoint, recipe, request.api_key)
+    found = await probe_model(request.endpoint, recipe, request.api_key, priority=request.priority)
     say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
     known = model_card(recipe)
     if found.verdict == "does not infill":

@@ -61,6 +61,7 @@ class FakeServer:
         self.answers_as = model
         self.fingerprint = fingerprint
         self.version = version
+        self.tell_version: Callable[[], Reply] = self.right_version
         self.api_key = api_key
         self.delay_s = delay_s
         self.answer = answer
@@ -124,6 +125,10 @@ class FakeServer:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(10)
+
+    def right_version(self) -> Reply:
+        """What `/version` tells."""
+        return Reply(200, {"version": self.version})
 
     def completion(self, body: dict[str, Any], text: str) -> dict[str, Any]:
         """The body of an answer with this text, cut at the request's limit."""
@@ -201,7 +206,7 @@ class FakeServer:
     async def _reply(self, target: str, headers: Mapping[str, str], content: bytes) -> Reply:
         self.calls += 1
         if target == "GET /version":
-            return Reply(200, {"version": self.version})
+            return self.tell_version()
         if self.api_key and headers.get("authorization") != f"Bearer {self.api_key}":
             return Reply(401, {"error": "Unauthorized"})
         match target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
@@ -524,6 +525,66 @@ class TestOnTheWire:
             assert isinstance(outcome, RequestFailure)
             assert outcome.reason == "connection"
             assert "Disconnected" in outcome.detail
+
+    async def test_an_answer_that_is_no_http_is_told_without_the_key(self) -> None:
+        async def speak_otherwise(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 banana\r\n\r\n")
+            await writer.drain()
+
+        async with RawServer(speak_otherwise) as server:
+            outcome = await self.ask(server.endpoint, key="sk-secret")
+        assert isinstance(outcome, RequestFailure)
+        assert outcome.reason == "connection"
+        assert "Invalid status code" in outcome.detail
+        assert "sk-secret" not in outcome.detail
+        assert "\\n" not in outcome.detail
+
+    async def test_a_proxy_that_refuses_is_told_without_its_password(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, str]] = []
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await read_request(reader))[1])
+            writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+
+        password = base64.b64encode(b"me:secret").decode()
+        async with RawServer(refuse) as server:
+            address = server.endpoint.removeprefix("http://").removesuffix("/v1")
+            monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{address}")
+            outcome = await self.ask("https://models.invalid/v1", key="sk-secret")
+        assert asked[0]["proxy-authorization"] == f"Basic {password}"
+        assert "authorization" not in asked[0], "the key is the endpoint's"
+        assert isinstance(outcome, RequestFailure)
+        assert outcome.reason == "connection"
+        assert "Who are you" in outcome.detail
+        for secret in ("secret", password):
+            assert secret not in outcome.detail
+
+    async def test_a_proxy_is_told_who_asks_with_every_request(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, str]] = []
+
+        async def overload(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                asked.append((await read_request(reader))[1])
+                writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+
+        async with RawServer(overload) as server:
+            address = server.endpoint.removeprefix("http://").removesuffix("/v1")
+            monkeypatch.setenv("HTTP_PROXY", f"http://me:%E2%82%AC%40@{address}")
+            await self.ask("http://models.invalid/v1", key="sk-secret", attempts=3)
+            assert server.connections == 1
+        who = base64.b64encode("me:€@".encode()).decode()
+        assert [one["proxy-authorization"] for one in asked] == [f"Basic {who}"] * 3
+        assert [one["authorization"] for one in asked] == ["Bearer sk-secret"] * 3
+        assert {one["host"] for one in asked} == {"models.invalid"}
 
     async def test_a_port_without_a_server_is_a_failed_connection(self) -> None:
         async with RawServer(_never) as server:

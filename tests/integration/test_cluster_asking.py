@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -216,11 +216,13 @@ def test_a_killed_driver_has_only_what_was_in_flight_asked_again(
     command = run(mock, "out", *on_ray(nodes))
     running = start_fim_eval(*command, cwd=tmp_path)
     journal = tmp_path / "out" / GENERATIONS
-    wait_until(lambda: lines(journal) > 20 or running.poll() is not None, "answers", 90)
-    running.kill()
-    running.communicate()
+    try:
+        wait_until(lambda: lines(journal) > 20 or running.poll() is not None, "answers", 180)
+    finally:
+        running.kill()
+        running.communicate()
     assert lines(journal) < TASKS
-    done = fim_eval(*command, cwd=tmp_path, limit_s=120)
+    done = fim_eval(*command, cwd=tmp_path, limit_s=180)
     assert done.returncode == 0, done.stderr
     assert lines(journal) == len(answers(tmp_path / "out")) == TASKS
     # A sign of life of each session beside them.
@@ -232,11 +234,15 @@ def test_when_the_last_node_is_lost_the_run_ends_in_a_sentence(
 ) -> None:
     running = start_fim_eval(*run(mock, "out", *on_ray(nodes)), cwd=tmp_path)
     journal = tmp_path / "out" / GENERATIONS
-    wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 90)
-    assert running.poll() is None, running.communicate()[1]
-    nodes.lose_one()
-    nodes.lose_one()
-    _, errors = running.communicate(timeout=120)
+    try:
+        wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 180)
+        assert running.poll() is None, running.communicate()[1]
+        nodes.lose_one()
+        nodes.lose_one()
+        _, errors = running.communicate(timeout=180)
+    finally:
+        running.kill()
+        running.communicate()
     assert running.returncode == 1
     assert "no node with a processor left; what was done is on disk" in errors
     assert "Traceback" not in errors
@@ -298,13 +304,143 @@ def test_a_node_that_joins_on_the_way(tmp_path: Path, cluster: Nodes, key: str, 
             wait_until(lambda: server.keys == {KEY, key} - {""}, "who asks", 60)
             assert lines(journal) < 4000
             server.delay_s = 0
-            _, errors = running.communicate(timeout=180)
+            _, errors = running.communicate(timeout=600)
         finally:
             running.kill()
+            running.communicate()
     assert running.returncode == 0, errors
     assert lines(journal) == 4000
     # Lost again before the next test, whose keys are others.
     cluster.lose_one()
+
+
+def put_before(folder: Path, *, version: str | None = None, hangs: bool = False) -> str:
+    """The change of a node's environment that gives it another fim-eval, or no process of Ray."""
+    folder.mkdir()
+    if version is not None:
+        about = folder / f"fim_eval-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: fim-eval\nVersion: {version}\n"
+        )
+    if hangs:
+        (folder / "sitecustomize.py").write_text(
+            "import os, sys, time\n"
+            "if any('default_worker' in word for word in sys.orig_argv):\n"
+            "    parent = os.getppid()\n"
+            "    while os.getppid() == parent:\n"
+            "        time.sleep(0.5)\n"
+            "    os._exit(1)\n"
+        )
+    return f"PYTHONPATH={folder}"
+
+
+@pytest.fixture
+def bring_odd_one(cluster: Nodes, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Brings a node that `put_before` has changed; lost again after the test."""
+    brought = []
+
+    def bring(**changes: Any) -> None:
+        cluster.bring_one(put_before(tmp_path / "other", **changes))
+        brought.append(changes)
+
+    yield bring
+    for _ in brought:
+        cluster.lose_one()
+
+
+ANOTHER = "has fim-eval 9.9.9, and "
+READY_S = 45
+SOON = f"import fim_eval.cluster; fim_eval.cluster.READY_S = {READY_S}.0"
+SOON_LATER = f"""
+import fim_eval.cluster as cluster
+start = cluster.RayAsker.start
+def patient_at_first(self):
+    start(self)
+    cluster.READY_S = {READY_S}.0
+cluster.RayAsker.start = patient_at_first
+"""
+COMMAND = "\nfrom fim_eval.cli import main; main()"
+"""After one of these: the command, with less patience for nodes whose process does not start."""
+
+
+@pytest.mark.parametrize("engine", ["run", "verify"])
+def test_a_node_of_another_version_neither_asks_nor_judges(
+    tmp_path: Path,
+    cluster: Nodes,
+    bring_odd_one: Callable[..., None],
+    mock: str,
+    engine: str,
+) -> None:
+    cluster.keep(0)
+    bring_odd_one(version="9.9.9")
+    command = run(mock, "out", *on_ray(cluster))
+    if engine == "verify":
+        tasks = ("tasks", "--problems", "starter", "--out", "tasks.jsonl")
+        assert fim_eval(*tasks, cwd=tmp_path).returncode == 0
+        asked = run(mock, "out", "--limit", "8")
+        assert fim_eval(*asked, cwd=tmp_path).returncode == 0
+        command = ["verify", "out", *on_ray(cluster)]
+    done = fim_eval(*command, cwd=tmp_path, limit_s=240)
+    assert done.returncode == 1
+    assert ANOTHER in done.stderr
+    assert "install the same on every node" in done.stderr
+    assert lines(tmp_path / "out" / GENERATIONS) == (8 if engine == "verify" else 0)
+    assert not (tmp_path / "out" / "verdicts.jsonl").exists() or not read_verdicts(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "patience", "told"),
+    [
+        pytest.param({"version": "9.9.9"}, "", ANOTHER, id="another version"),
+        pytest.param(
+            {"hangs": True}, SOON_LATER, f"a process that asks within {READY_S} s", id="hangs"
+        ),
+    ],
+)
+def test_a_node_that_joins_and_cannot_ask_is_left_out(  # noqa: PLR0917  pytest names them
+    tmp_path: Path,
+    cluster: Nodes,
+    bring_odd_one: Callable[..., None],
+    changes: dict[str, Any],
+    patience: str,
+    told: str,
+) -> None:
+    cluster.keep(1)
+    write_tasks(tmp_path / "tasks.jsonl", made_tasks(4000))
+    with FakeServer(delay_s=0.4) as server:
+        command = run(server.endpoint, "out", *on_ray(cluster), model="fake-model")
+        running = subprocess.Popen(
+            [sys.executable, "-c", patience + COMMAND, *command],
+            cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            journal = tmp_path / "out" / GENERATIONS
+            wait_until(lambda: lines(journal) > 8 or running.poll() is not None, "answers", 180)
+            bring_odd_one(**changes)
+            assert running.stderr is not None
+            notice = next(line for line in running.stderr if told in line)
+            told_at = lines(journal)
+            # Not to its end: thousands of answers take minutes on a machine with much to do.
+            wait_until(lambda: lines(journal) > told_at + 48, "answers of the other", 180)
+        finally:
+            running.kill()
+            running.communicate()
+    assert "the others go on without it" in notice
+
+
+def test_a_node_whose_process_does_not_start_ends_the_run_before_it_begins(
+    tmp_path: Path, cluster: Nodes, bring_odd_one: Callable[..., None], mock: str
+) -> None:
+    cluster.keep(1)
+    bring_odd_one(hangs=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SOON + COMMAND, *run(mock, "out", *on_ray(cluster))],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"has not started a process that asks within {READY_S} s" in done.stderr
+    assert lines(tmp_path / "out" / GENERATIONS) == 0
 
 
 def test_eval_asks_and_judges_on_the_nodes_and_prints_the_same_table(

@@ -197,6 +197,23 @@ async def test_resuming_asks_again_only_what_may_yet_be_answered(tmp_path: Path)
     assert sorted(answer.segment for answer in completions(tmp_path)) == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("stream", [0.0, 1.0])
+async def test_a_priority_goes_with_everything_that_is_asked(tmp_path: Path, stream: float) -> None:
+    with FakeServer() as server:
+        wanted = request(
+            server, tmp_path / "low", made_tasks(3), priority=7, stream=stream, gold=True
+        )
+        await ask(wanted)
+        assert len(server.requests) >= 3 + 3
+        assert {body["priority"] for body in server.requests} == {7}
+        assert read_segments(tmp_path / "low")[0].priority == 7
+        del server.requests[:]
+        await ask(request(server, tmp_path / "usual", made_tasks(3)))
+        assert server.requests
+        # Not every server knows the field.
+        assert all("priority" not in body for body in server.requests)
+
+
 async def test_a_failure_keeps_the_others_going(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str | Reply:
         return refusal(500, "CUDA error") if "f0()" in body["prompt"] else right_answer(body)
@@ -828,6 +845,122 @@ class TestALostServer:
             wanted = request(server, tmp_path, made_tasks(60), batch=2, timeouts=quick)
             with pytest.raises(ServerChangedError, match="is not the server any more"):
                 await run(wanted, lambda _total, _left: None, change)
+
+
+VLLM_S = "vllm-0.32.0-5b2ef2de"
+HIDDEN = Reply(404, {"detail": "Not Found"})
+BUSY = Reply(502, "Bad Gateway")
+
+
+def cut() -> Reply:
+    raise ConnectionResetError
+
+
+class TestAVersion:
+    """That of a server which fails a request in the middle of a run, and so is looked at."""
+
+    @pytest.fixture(autouse=True)
+    def quickly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fim_eval.server.VERSION_PAUSE_S", 0.01)
+
+    @staticmethod
+    async def looked_at(
+        folder: Path, fingerprint: str | None, *tells: Callable[[], Reply], later: str = "0.32.0"
+    ) -> list[str]:
+        """What is noticed of a run that is answered whole.
+
+        Args:
+            folder: of the run.
+            fingerprint: of the server.
+            tells: what `/version` does from the loss on, one after the other, before it tells it.
+            later: the version that is told then.
+        """
+        notices: list[str] = []
+        left = [*tells]
+        with FakeServer(fingerprint=fingerprint) as server:
+
+            def tell() -> Reply:
+                return left.pop(0)() if left else server.right_version()
+
+            def fail_once(body: dict[str, Any]) -> str | Reply:
+                if server.tell_version == tell or len(server.prompts) < 10:
+                    return right_answer(body)
+                server.tell_version, server.version = tell, later
+                return refusal(500, "EngineCore stumbled")
+
+            server.answer = fail_once
+            quick = Timeouts(attempts=2, first_wait_s=0.0, recovery_s=20.0)
+            wanted = request(server, folder, made_tasks(30), batch=1, timeouts=quick)
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+            assert not left
+        assert (result.answered, result.failures) == (30, Counter())
+        return notices
+
+    @pytest.mark.parametrize("fingerprint", [VLLM_S, None])
+    @pytest.mark.parametrize(
+        "tells",
+        [
+            pytest.param([lambda: BUSY], id="502"),
+            pytest.param([lambda: HIDDEN], id="404"),
+            # The first is asked again by the HTTP client.
+            pytest.param([cut, cut], id="reset"),
+        ],
+    )
+    async def test_that_cannot_be_read_once_is_read_again(
+        self, tmp_path: Path, tells: list[Callable[[], Reply]], fingerprint: str | None
+    ) -> None:
+        assert await self.looked_at(tmp_path, fingerprint, *tells) == []
+
+    @pytest.mark.parametrize("reply", [BUSY, HIDDEN])
+    async def test_that_is_not_told_any_more_is_known_by_the_fingerprint(
+        self, tmp_path: Path, reply: Reply
+    ) -> None:
+        assert await self.looked_at(tmp_path, VLLM_S, *[lambda: reply] * 3) == []
+
+    @pytest.mark.parametrize("fingerprint", [None, "a-team-s-own"])
+    async def test_that_nothing_else_tells_is_waited_for(
+        self, tmp_path: Path, fingerprint: str | None
+    ) -> None:
+        lost, back = await self.looked_at(tmp_path, fingerprint, *[lambda: BUSY] * 3)
+        assert "is lost (its version cannot be read any more: HTTP 502; it was 0.32.0)" in lost
+        assert "is back after" in back
+
+    @pytest.mark.parametrize("faults", [0, 1, 3])
+    async def test_that_is_another_ends_the_run_however_late_it_is_read(
+        self, tmp_path: Path, faults: int
+    ) -> None:
+        with pytest.raises(ServerChangedError, match=r"version: 0\.32\.0 there, 0\.33\.0 here"):
+            await self.looked_at(tmp_path, None, *[cut] * faults, later="0.33.0")
+
+    async def test_that_a_server_without_fingerprint_stops_telling_ends_the_run(
+        self, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ServerChangedError, match=r"version: 0\.32\.0 there, None here"):
+            await self.looked_at(tmp_path, None, *[lambda: HIDDEN] * 3)
+
+    @pytest.mark.parametrize(
+        ("replies", "version", "noticed"),
+        [
+            pytest.param([BUSY, BUSY], "0.32.0", 0, id="fails twice"),
+            pytest.param([BUSY] * 3, None, 1, id="fails always"),
+            pytest.param([HIDDEN], None, 0, id="hidden"),
+        ],
+    )
+    async def test_stands_in_the_manifest_if_it_could_be_read_at_the_beginning(
+        self, tmp_path: Path, replies: list[Reply], version: str | None, noticed: int
+    ) -> None:
+        notices: list[str] = []
+        left = [*replies]
+        with FakeServer() as server:
+            server.tell_version = lambda: left.pop(0) if left else server.right_version()
+            wanted = request(server, tmp_path, made_tasks(3))
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+        assert result.answered == 3
+        assert not left
+        assert read_manifest(tmp_path).identity.server_version == version
+        assert ["version could not be read (HTTP 502)" in one for one in notices] == [
+            True
+        ] * noticed
 
 
 def test_an_audit_asks_a_part_again_and_the_report_tells_what_changed(tmp_path: Path) -> None:

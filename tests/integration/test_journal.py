@@ -342,6 +342,53 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(
     assert {**after, "lock": b""} == {**before, "lock": b""}
 
 
+@pytest.mark.parametrize("name", ["root", "max_model_len"])
+def test_what_a_server_without_fingerprint_lists_tells_it_from_another(
+    tmp_path: Path, name: str
+) -> None:
+    write(tmp_path, completion(0))
+    began = manifest()
+    other = began.server.model_copy(update={name: 4096 if name == "max_model_len" else "other"})
+    with RunDirectory(tmp_path) as directory:
+        with pytest.raises(RunDirectoryError, match=f"{name}: .*; start the server as it was"):
+            directory.claim(began.model_copy(update={"server": other}), map(line_of, TASKS))
+        moved = began.server.model_copy(update={"base_url": "http://other:8007/v1"})
+        directory.claim(began.model_copy(update={"server": moved}), map(line_of, TASKS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_of_the_server"),
+    [
+        ({"system_fingerprint": "vllm-0.33.0-tp2-0a1b2c3d"}, True),
+        ({"system_fingerprint": "vllm-0.33.0-tp2-0a1b2c3d", "model": "other-model"}, False),
+    ],
+)
+def test_a_server_is_to_be_restored_only_where_nothing_else_differs(
+    tmp_path: Path, changes: dict[str, object], is_of_the_server: bool
+) -> None:
+    write(tmp_path, completion(0))
+    with RunDirectory(tmp_path) as directory, pytest.raises(RunDirectoryError) as caught:
+        directory.claim(manifest(**changes), map(line_of, TASKS))
+    assert ("start the server as it was" in str(caught.value)) == is_of_the_server
+    assert "choose another --out" in str(caught.value)
+
+
+@pytest.mark.parametrize("told", [("0.32.0", None), (None, "0.32.0")])
+def test_a_version_that_is_told_only_once_is_no_other_where_the_fingerprint_names_it(
+    tmp_path: Path, told: tuple[str | None, str | None]
+) -> None:
+    first, second = (manifest(server_version=version) for version in told)
+    with RunDirectory(tmp_path) as directory:
+        directory.claim(first, map(line_of, TASKS))
+        directory.claim(second, map(line_of, TASKS))
+    own = {"system_fingerprint": "a-team-s-own"}
+    first, second = (manifest(server_version=version, **own) for version in told)
+    with RunDirectory(tmp_path / "own") as directory:
+        directory.claim(first, map(line_of, TASKS))
+        with pytest.raises(RunDirectoryError, match=f"server_version: {told[0]} there"):
+            directory.claim(second, map(line_of, TASKS))
+
+
 def test_the_same_run_may_claim_its_directory_again(tmp_path: Path) -> None:
     write(tmp_path, completion(0))
     first = (tmp_path / "manifest.json").read_bytes()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from fim_eval.errors import ServerChangedError
 from fim_eval.health import FEWEST, Health, HungError
 from fim_eval.records import Timeouts
 
@@ -18,10 +19,14 @@ async def well() -> None:
 
 
 @asynccontextmanager
-async def watching(overdue_s: float) -> AsyncIterator[Health]:
+async def watching(
+    overdue_s: float,
+    stall_s: float = 120.0,
+    look: Callable[[], Awaitable[str | None]] = well,
+) -> AsyncIterator[Health]:
     health = Health(
-        well,
-        Timeouts(overdue_s=overdue_s),
+        look,
+        Timeouts(overdue_s=overdue_s, stall_s=stall_s),
         where="here",
         clock_s=time.monotonic,
         sleep=asyncio.sleep,
@@ -66,3 +71,65 @@ async def test_an_answer_is_not_measured_by_requests_that_generate_one_token() -
         for _ in range(FEWEST):
             await wait(health, 0.0, max_tokens=1)
         await wait(health, 0.3)
+
+
+async def test_what_a_lost_server_still_has_is_given_up_after_a_while() -> None:
+    async def refused() -> str:
+        return "connection refused"
+
+    async with watching(overdue_s=0.2, look=refused) as health:
+        waiting = asyncio.create_task(wait(health, 5.0))
+        await asyncio.sleep(0)
+        lost = asyncio.create_task(health.recovered())
+        await asyncio.sleep(0.1)
+        assert not waiting.done(), "its answer may be on the way"
+        with pytest.raises(HungError):
+            await asyncio.wait_for(waiting, 2.0)
+        lost.cancel()
+
+
+async def test_what_a_lost_server_still_has_is_waited_for_while_it_answers_others() -> None:
+    async def slow() -> str:
+        return "no token within 30 s"
+
+    async with watching(overdue_s=0.2, look=slow) as health:
+        waiting = asyncio.create_task(wait(health, 1.0))
+        await asyncio.sleep(0)
+        lost = asyncio.create_task(health.recovered())
+        for _ in range(10):
+            await wait(health, 0.08)
+        assert health.is_lost
+        await waiting
+        lost.cancel()
+
+
+async def test_what_is_slow_to_give_up_does_not_end_the_watch() -> None:
+    async def wait_stubbornly() -> None:
+        async with health.watched(256):
+            try:
+                await asyncio.sleep(9.0)
+            finally:
+                await asyncio.sleep(0.4)
+
+    async def refused() -> str:
+        return "connection refused"
+
+    async with watching(overdue_s=0.1, look=refused) as health:
+        lost = asyncio.create_task(health.recovered())
+        await asyncio.sleep(0)
+        with pytest.raises(HungError):
+            await asyncio.wait_for(wait_stubbornly(), 2.0)
+        with pytest.raises(HungError):
+            await asyncio.wait_for(wait(health, 5.0), 2.0)
+        lost.cancel()
+
+
+async def test_a_server_that_is_another_while_nothing_is_answered_ends_what_it_was_asked() -> None:
+    async def changed() -> str:
+        raise ServerChangedError("another one")
+
+    async with watching(overdue_s=9.0, stall_s=0.1, look=changed) as health:
+        with pytest.raises(HungError):
+            await asyncio.wait_for(wait(health, 5.0), 2.0)
+        with pytest.raises(ServerChangedError):
+            await health.recovered()

@@ -66,6 +66,30 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
         process.wait(60)
 
 
+def idle_for_a_while(run: subprocess.Popen[str], log: Path) -> tuple[set[str], set[str]]:
+    """Keep the client from asking until the gateway has closed what is idle.
+
+    Returns:
+        The connections that were asked on before and after.
+    """
+    run.send_signal(signal.SIGSTOP)
+    try:
+        told = -1
+        # What is in flight is answered meanwhile, and is idle for longer than a second then.
+        while (size := log.stat().st_size) != told:
+            told = size
+            time.sleep(3)
+    finally:
+        run.send_signal(signal.SIGCONT)
+    limit = time.monotonic() + 60
+    while log.stat().st_size < told + 2000 and run.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    content = log.read_bytes()
+    whole = content[told : content.rindex(b"\n")]
+    before, after = content[:told].decode().splitlines(), whole.decode().splitlines()
+    return {line.split()[0] for line in before}, {line.split()[0] for line in after}
+
+
 def test_a_replica_killed_behind_a_gateway_costs_no_answer(
     replicas: Replicas, tmp_path: Path
 ) -> None:
@@ -85,6 +109,9 @@ def test_a_replica_killed_behind_a_gateway_costs_no_answer(
                 break
             time.sleep(0.05)
         assert run.poll() is None, "it was done before anything could be killed"
+        before, after = idle_for_a_while(run, tmp_path / "nginx" / "access.log")
+        assert before
+        assert not before & after, "the gateway has closed no idle connection"
         victim, survivor = replicas.servers()
         os.kill(victim, signal.SIGKILL)
         out, err = run.communicate(timeout=300)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -232,6 +233,74 @@ def test_the_hub_is_asked_whether_it_would_give_the_weights(
     assert "cannot be reached" in verdict(capsys, "7b")
 
 
+def test_a_hub_that_fails_is_told_with_what_it_answers(
+    machine: Machine,
+    capsys: pytest.CaptureFixture[str],
+    hub: tuple[str, list[str], list[int]],
+) -> None:
+    endpoint, _, status = hub
+    machine.gpus(EMPTY_80)
+    machine.monkeypatch.delenv("HF_HUB_OFFLINE")
+    machine.monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    status.append(503)
+    assert f"and {endpoint} answers HTTP Error 503" in verdict(capsys, "7b")
+
+
+def test_weights_that_are_to_be_downloaded_need_room_and_are_announced(
+    machine: Machine,
+    capsys: pytest.CaptureFixture[str],
+    hub: tuple[str, list[str], list[int]],
+) -> None:
+    machine.gpus(EMPTY_80)
+    machine.monkeypatch.delenv("HF_HUB_OFFLINE")
+    machine.monkeypatch.setenv("HF_ENDPOINT", hub[0])
+    usage = type(shutil.disk_usage("/"))
+    machine.monkeypatch.setattr(check.shutil, "disk_usage", lambda _: usage(10**12, 0, 9 * 10**9))
+    said = verdict(capsys, "7b")
+    assert "has to be downloaded (13 GB)" in said
+    assert "has 9 GB free; point HF_HOME to a larger disk" in said
+    machine.monkeypatch.setattr(check.shutil, "disk_usage", lambda _: usage(10**12, 0, 10**11))
+    assert check.main([str(ROOT / "servers" / "7b.yaml")]) == 0
+    assert "13.5 GB are downloaded first" in capsys.readouterr().err
+
+
+def test_more_groups_of_layers_than_layers_are_refused(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.weights("7b")
+    machine.gpus(EMPTY_80)
+    said = verdict(capsys, "7b", "--pipeline-parallel-size", "33")
+    assert "has 32 layers, which cannot be split into 33 groups; lower PP=" in said
+
+
+def test_a_driver_that_is_not_loaded_is_told(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.weights("7b")
+    machine.gpus(EMPTY_80)
+    tool = machine.folder / "bin" / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho no devices were found >&2\nexit 6\n")
+    said = verdict(capsys, "7b")
+    assert "nvidia-smi ends with code 6 (no devices were found); is the driver loaded?" in said
+
+
+def test_a_model_that_no_number_of_such_gpus_holds_is_told(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.weights("70b")
+    machine.gpus(*[(7_900, 8_192)] * 4)
+    said = verdict(capsys, "70b")
+    assert "no number of them will do" in said
+
+
+def test_a_type_of_numbers_that_nobody_knows_is_told(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.weights("7b")
+    machine.gpus(EMPTY_80)
+    assert "dtype float12 is none of " in verdict(capsys, "7b", "--dtype", "float12")
+
+
 def test_a_folder_s_own_config_says_how_large_the_model_is(
     machine: Machine, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -283,3 +352,12 @@ def test_serve_names_what_there_is_if_the_name_is_wrong() -> None:
     done = serve("7c")
     assert done.returncode == 1
     assert "7b.yaml" in done.stderr
+
+
+def test_serve_without_a_name_or_without_its_environment_says_what_to_do() -> None:
+    nameless = serve()
+    assert nameless.returncode != 0
+    assert "usage: servers/serve.sh NAME" in nameless.stderr
+    done = serve("7b", SERVER_PYTHON="/nowhere/python")
+    assert done.returncode == 1
+    assert done.stderr == "servers/serve.sh: /nowhere/python does not exist; run make env-server\n"

@@ -48,6 +48,11 @@ def words(line: str) -> list[str]:
     return line.split()
 
 
+def commands(*arguments: str) -> list[str]:
+    """What make would run, one command each, in single spaces."""
+    return [" ".join(words(line)) for line in dry_run(*arguments) if line.strip()]
+
+
 @pytest.mark.parametrize("name", HUB)
 def test_a_model_is_served_under_its_own_name_at_the_revision_on_its_card(name: str) -> None:
     settings = config(name)
@@ -135,6 +140,8 @@ def test_make_eval_asks_the_servers_of_this_folder_unless_an_endpoint_is_named()
     assert words(line)[2:4] == ["--problems", '"/data/mbpp.jsonl"']
     assert words(line)[-4:] == ["--endpoint", '"https://c.example/a/v1"', "--model", '"m"']
     assert words(dry_run("eval", "ENGINE=ray")[0])[-2:] == ["--engine", '"ray"']
+    polite = words(dry_run("eval", "CONCURRENCY=8", "PRIORITY=10")[0])
+    assert polite[-4:] == ["--max-concurrency", '"8"', "--priority", '"10"']
 
 
 def test_make_serve_chooses_gpus_pipeline_and_batch_invariance() -> None:
@@ -163,10 +170,59 @@ COMMANDS = {
 }
 
 
+HOUSEKEEPING = {
+    "check": [
+        ".venv/bin/ruff format --check .",
+        ".venv/bin/ruff check .",
+        ".venv/bin/mypy",
+        ".venv/bin/lint-imports",
+        ".venv/bin/python -m pytest tests/unit",
+    ],
+    "ladder-embed": [
+        "for size in 0.5m 1.5m; do test -f .cache/ladder/$size/config.json; "
+        "mkdir -p servers/ladder/models/$size; "
+        "cp .cache/ladder/$size/* servers/ladder/models/$size/; done"
+    ],
+    "axe-core AXE=absent/axe.min.js": [
+        "mkdir -p absent",
+        "cd absent && npm pack --silent axe-core@4.14.1",
+        "tar -xzf absent/axe-core-4.14.1.tgz -C absent --strip-components=1 package/axe.min.js",
+        "rm absent/axe-core-4.14.1.tgz",
+    ],
+    "format": [".venv/bin/ruff format .", ".venv/bin/ruff check --fix ."],
+    "env-server SERVER_VENV=absent": ['PYTHON="python3" servers/install.sh absent'],
+    "clean": [
+        "rm -rf .venv .venv-server .cache build dist *.egg-info .mypy_cache .pytest_cache "
+        ".ruff_cache .hypothesis .import_linter_cache"
+    ],
+}
+
+
 @pytest.mark.parametrize("target", COMMANDS)
 def test_a_make_target_runs_one_command(target: str) -> None:
-    lines = [" ".join(words(line)) for line in dry_run(*target.split()) if line.strip()]
-    assert lines == [COMMANDS[target]]
+    assert commands(*target.split()) == [COMMANDS[target]]
+
+
+@pytest.mark.parametrize("target", HOUSEKEEPING)
+def test_a_make_target_that_keeps_house_runs_its_commands(target: str) -> None:
+    assert commands(*target.split()) == HOUSEKEEPING[target]
+
+
+def test_make_env_looks_at_the_python_and_installs_the_client_with_its_tools() -> None:
+    look, tell, make, install, note = commands("env", "VENV=absent")
+    assert look.startswith("python3 -c 'import sys; sys.version_info >= (3, 11) or sys.exit(")
+    assert tell == "echo '[client environment] half a minute' >&2"
+    assert make == "python3 -m venv absent"
+    assert install.split()[:4] == ["absent/bin/python", "-m", "pip", "install"]
+    assert install.split()[-2:] == ["--editable", "'.[dev]'"]
+    assert note == "touch absent/ready"
+
+
+def test_make_test_sets_vllm_up_and_runs_all_tests_with_or_without_it() -> None:
+    # A line with another make in it is run even by `make -n`: no test may stand on it.
+    set_up, *_, run = commands("test", "SMOLLM2=absent", "BIN=absent")
+    assert set_up.startswith("make --no-print-directory absent/config.json || echo ")
+    assert run == "absent/python -m pytest tests"
 
 
 def test_make_demo_asks_both_embedded_models_one_after_the_other_and_reports_both() -> None:
@@ -182,22 +238,14 @@ def test_make_demo_asks_both_embedded_models_one_after_the_other_and_reports_bot
     assert lines[2:] == [".venv/bin/fim-eval report absent --out absent/report"]
 
 
-def test_every_make_target_that_evaluates_or_serves_is_held_against_its_command() -> None:
-    known = {target.split()[0] for target in COMMANDS} | {"eval", "demo"}
-    known |= {f"serve-{name}" for name in LADDER}
-    named = set(re.findall(r"^([a-z0-9.-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    housekeeping = {
-        "help",
-        "check",
-        "test",
-        "ladder-embed",
-        "axe-core",
-        "format",
-        "env",
-        "env-server",
-        "clean",
-    }
-    assert named - housekeeping == known
+def test_every_make_target_is_held_against_its_commands() -> None:
+    known = {target.split()[0] for target in (*COMMANDS, *HOUSEKEEPING)}
+    known |= {"eval", "demo", "env", "test", "help", *(f"serve-{name}" for name in LADDER)}
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    named = {name for line in lines if line.startswith(".PHONY:") for name in words(line)[1:]}
+    named |= {line.partition(":")[0] for line in lines if re.match(r"[a-z0-9.-]+:(?!=)", line)}
+    assert named - known == set()
+    assert known - named == set()
 
 
 def test_make_serve_with_replicas_puts_a_router_before_them() -> None:

@@ -1,0 +1,86 @@
+"""Which proxy the environment names for an endpoint. No connection is made."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fim_eval.errors import EndpointError
+from fim_eval.transport import proxy_of
+
+PROXY = "http://proxy.example:3128"
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def named(base_url: str) -> str | None:
+    proxy = proxy_of(base_url)
+    return None if proxy is None else str(proxy.url)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1.2.3",
+        "[::1]",
+        "localhost",
+        "LOCALHOST",
+        "gpu.localhost",
+        "0.0.0.0",  # noqa: S104  asked, not listened at
+        "[::]",
+    ],
+)
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, PROXY)
+    for scheme in ("http", "https"):
+        assert named(f"{scheme}://{host}:8000/v1") is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "base_url", "proxy"),
+    [
+        ("HTTP_PROXY", PROXY, "http://models.example/v1", PROXY),
+        ("http_proxy", PROXY, "http://models.example/v1", PROXY),
+        ("HTTP_PROXY", "proxy.example:3128", "http://models.example/v1", PROXY),
+        ("HTTP_PROXY", PROXY, "https://models.example/v1", None),
+        ("HTTPS_PROXY", PROXY, "https://models.example/v1", PROXY),
+        ("ALL_PROXY", PROXY, "https://models.example/v1", PROXY),
+        ("HTTP_PROXY", PROXY, "http://10.0.0.7:8000/v1", PROXY),
+    ],
+)
+def test_the_variable_of_the_scheme_counts(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, base_url: str, proxy: str | None
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert named(base_url) == proxy
+
+
+@pytest.mark.parametrize("but", ["models.example", ".example", "other,models.example:8000", "*"])
+def test_a_host_that_no_proxy_names_is_asked_directly(
+    monkeypatch: pytest.MonkeyPatch, but: str
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", PROXY)
+    assert named("http://models.example:8000/v1") == PROXY
+    monkeypatch.setenv("NO_PROXY", but)
+    assert named("http://models.example:8000/v1") is None
+
+
+@pytest.mark.parametrize(
+    "value", ["socks5://me:secret@proxy:1080", "http://me:secret@", "http://me:secret@proxy:port"]
+)
+def test_a_proxy_that_cannot_be_used_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(EndpointError, match="the proxy in HTTPS_PROXY") as told:
+        proxy_of("https://models.example/v1")
+    assert "secret" not in str(told.value)
+    assert told.value.__cause__ is None
