@@ -17,7 +17,7 @@ from fim_eval.problems import load_problems
 from fim_eval.prompt import build_prompt, wording_of
 from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import INFILLING
-from tests.integration.test_vllm import ROOT, SERVER_PYTHON, with_server
+from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
 
 MODEL = ROOT / "servers" / "ladder" / "models" / "0.5m"
 LOGGED: dict[str, Any] = json.loads((MODEL / "training.jsonl").read_text().splitlines()[0])

@@ -7,18 +7,16 @@ has no buffer for what the first hands on), so that it is not asked here.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SERVER_PYTHON = ROOT / ".venv-server" / "bin" / "python"
+from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
+
 TOKENIZER = os.environ.get("FIM_EVAL_CODELLAMA_TOKENIZER")
 
 pytestmark = [
@@ -32,19 +30,6 @@ pytestmark = [
     ),
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="each node needs a core of its own"),
 ]
-
-
-def _with_server() -> ModuleType:
-    path = ROOT / "servers" / "with_server.py"
-    spec = importlib.util.spec_from_file_location("with_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-with_server = _with_server()
 
 
 def test_two_nodes_serve_one_model(tmp_path: Path) -> None:

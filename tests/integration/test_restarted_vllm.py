@@ -5,7 +5,6 @@ With the same settings the run goes on; with others it ends, and says in what th
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -13,15 +12,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.integration import environment, fim_eval, start_fim_eval, wait_until
+from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
 
-ROOT = Path(__file__).parents[2]
-SERVER_PYTHON = ROOT / ".venv-server" / "bin" / "python"
 MODEL = "fim-eval/ladder-0.5m"
 TASKS = 449
 END_LIMIT_S = 240
@@ -38,19 +35,6 @@ pytestmark = [
         reason="no vLLM for the CPU here: `make .venv-server/ready` sets it up",
     ),
 ]
-
-
-def _with_server() -> ModuleType:
-    path = ROOT / "servers" / "with_server.py"
-    spec = importlib.util.spec_from_file_location("with_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-with_server = _with_server()
 
 
 class Server:

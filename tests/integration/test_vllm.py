@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,14 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SERVER_PYTHON = ROOT / ".venv-server" / "bin" / "python"
+from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
+
 SMOLLM2 = ROOT / ".cache" / "smollm2-135m" / "config.json"
 TOKENIZER = os.environ.get("FIM_EVAL_CODELLAMA_TOKENIZER")
 MBPP = os.environ.get("FIM_EVAL_MBPP")
@@ -35,20 +33,6 @@ needs_tokenizer = pytest.mark.skipif(
     TOKENIZER is None,
     reason="FIM_EVAL_CODELLAMA_TOKENIZER is unset: a folder with Code Llama's tokenizer.model",
 )
-
-
-def _with_server() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "with_server", ROOT / "servers" / "with_server.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-with_server = _with_server()
 
 
 def fim_eval(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
