@@ -1,8 +1,8 @@
 """What a run asks: made once, kept on disk, read again just before it is sent.
 
 All prompts are made before the first is asked: so what cannot be asked is refused in time, and the
-manifest knows what all of them are. In memory stands what tells which of them are the same
-question, which belong together, and what came of each: some bytes a task, however long it is.
+manifest knows what all of them are. In memory stands where each lies, with which problem it is
+asked, and what came of it: some thirty bytes a task, however long it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, pairwise
 from pathlib import Path
@@ -20,21 +20,32 @@ from typing import Self, get_args
 
 import orjson
 
-from fim_eval.journal import Outcomes, Standing
+from fim_eval.journal import Outcomes
 from fim_eval.lines import line_of
 from fim_eval.order import (
     Question,
     batches,
     by_beginning,
     distinct,
+    places_by,
     shard_of,
 )
 from fim_eval.postprocess import filled_middle
 from fim_eval.prompt import candidate_scoring, gold_scoring
 from fim_eval.recipe import Prepared
-from fim_eval.records import Completion, InfillTask, Likelihood, Prompt, RequestFailure, Scoring
+from fim_eval.records import (
+    Completion,
+    Imported,
+    InfillTask,
+    Likelihood,
+    Outcome,
+    Prompt,
+    Ranking,
+    RequestFailure,
+    Scoring,
+)
 from fim_eval.rerank import first_of_each
-from fim_eval.shelf import Shelf
+from fim_eval.shelf import Index, Shelf
 from fim_eval.words import PERMANENT_FAILURES, FailureReason, Scored
 
 
@@ -92,8 +103,6 @@ class Agenda:
         self.prepared = prepared
         self.suite_tasks = 0
         """Those of other shards, too."""
-        self.problem_ids: list[str] = []
-        """The same."""
         self._folder, self._shard, self._gold = folder, shard, gold
         self._samples = prepared.recipe.prompts_per_task
         self._max_tokens = 0
@@ -103,14 +112,15 @@ class Agenda:
         """Of a shard: where in the suite its tasks stand, as runs of first place and length."""
         self._prompts_sum = 0
         self._files = ExitStack()
-        self._homes = array("L")
+        self._homes = array("Q")
         """By task, the number of the problem with which its prompt is asked."""
         self._marks: dict[Scored | None, bytearray] = {
             None: bytearray(), "gold": bytearray(), "candidate": bytearray(),
         }  # fmt: skip
         """What came of each prompt, by task and sample; of each reference answer, by task; of each
         candidate, by task and sample."""
-        self._ranked = 0
+        self._ranked = bytearray()
+        """By task, whether its candidates are ranked."""
         self.text_differences = 0
         """Completions in which the server's own text differs from its ids decoded by us."""
 
@@ -122,6 +132,9 @@ class Agenda:
         """
         self._lines = self._files.enter_context(Shelf(self._folder))
         self._shown = self._files.enter_context(Shelf(self._folder))
+        self._problem_ids = self._files.enter_context(Shelf(self._folder))
+        self._problems = self._files.enter_context(Index())
+        """Numbers of the suite's problems, those of other shards too."""
         return self
 
     def __exit__(
@@ -135,40 +148,48 @@ class Agenda:
 
     # --- what there is ----------------------------------------------------------------------------
 
-    def draw_up(self, tasks: Iterable[InfillTask], standing: Standing) -> None:
+    def draw_up(self, tasks: Iterable[InfillTask]) -> None:
         """Make the prompts of all tasks that are to be asked.
 
         Args:
             tasks: of the whole suite.
-            standing: what came of them in sessions before.
 
         Raises:
             StrategyRefusedError: a task cannot be asked so.
             RunDirectoryError: the disk is full.
         """
-        problems: dict[str, int] = {}
-        homes: dict[int, int] = {}
-        self.text_differences = standing.text_differences
-        for task in tasks:
-            line = line_of(task)
-            self._suite_digest.update(line)
-            self.suite_tasks += 1
-            max_tokens = self.prepared.max_tokens(task.kind)
-            self._max_tokens = max(self._max_tokens, max_tokens)
-            problem = problems.setdefault(task.problem_id, len(problems))
-            if self._is_own(task.problem_id):
-                if self._shard is not None:
-                    self._own_digest.update(line)
-                    self._note_place(self.suite_tasks - 1)
-                content = self.prepared.content_of(task)
-                shown = orjson.dumps((task.task_id, max_tokens, content))
-                self._lines.append(line)
-                self._shown.append(shown)
-                self._prompts_sum += int.from_bytes(hashlib.sha256(shown).digest())
-                # Two that have one hash by chance only share their problem's place in the order.
-                self._homes.append(homes.setdefault(hash((content, max_tokens)), problem))
-                self._take_over(task.task_id, standing)
-        self.problem_ids = list(problems)
+        latest: tuple[str, int] | None = None
+        with Index() as homes:
+            for task in tasks:
+                line = line_of(task)
+                self._suite_digest.update(line)
+                self.suite_tasks += 1
+                max_tokens = self.prepared.max_tokens(task.kind)
+                self._max_tokens = max(self._max_tokens, max_tokens)
+                if latest is None or latest[0] != task.problem_id:
+                    latest = task.problem_id, self._number_of_problem(task.problem_id)
+                problem = latest[1]
+                if self._is_own(task.problem_id):
+                    if self._shard is not None:
+                        self._own_digest.update(line)
+                        self._note_place(self.suite_tasks - 1)
+                    content = self.prepared.content_of(task)
+                    shown = orjson.dumps((task.task_id, max_tokens, content))
+                    self._lines.append(line)
+                    self._shown.append(shown)
+                    self._prompts_sum += int.from_bytes(hashlib.sha256(shown).digest())
+                    # Two of one hash by chance only share their problem's place in the order.
+                    self._homes.append(homes.setdefault(hash((content, max_tokens)), problem))
+        for scored, marks in self._marks.items():
+            marks.extend(bytes(len(self) * (1 if scored == "gold" else self._samples)))
+        self._ranked.extend(bytes(len(self)))
+
+    def _number_of_problem(self, problem_id: str) -> int:
+        known = len(self._problem_ids)
+        number = self._problems.setdefault(problem_id, known)
+        if number == known:
+            self._problem_ids.append(problem_id.encode())
+        return number
 
     def _is_own(self, problem_id: str) -> bool:
         return self._shard is None or shard_of(problem_id, self._shard[1]) == self._shard[0]
@@ -179,21 +200,6 @@ class Agenda:
             self.places[-1:] = [(first, count + 1)]
         else:
             self.places.append((place, 1))
-
-    def _take_over(self, task_id: str, standing: Standing) -> None:
-        """Mark what came of a task in sessions before."""
-        strategy = self.prepared.recipe.strategy
-        self._ranked += task_id in standing.ranked
-        for scored, marks in self._marks.items():
-            count = 1 if scored == "gold" else self._samples
-            if not standing.reasons:
-                marks.extend(bytes(count))
-                continue
-            for sample in range(count):
-                place = (task_id, strategy, sample, scored)
-                reason = standing.reasons.get(place)
-                known = _ANSWERED if place in standing.reasons else _OPEN
-                marks.append(known if reason is None else _FAILED[reason])
 
     def __len__(self) -> int:
         """Tasks that are to be asked."""
@@ -214,10 +220,13 @@ class Agenda:
         """Of the tasks that are to be asked, one a line."""
         return self.suite_sha256 if self._shard is None else self._own_digest.hexdigest()
 
-    @property
-    def own_problem_ids(self) -> list[str]:
-        """Of the problems that are to be asked."""
-        return list(filter(self._is_own, self.problem_ids))
+    def has_problem(self, problem_id: str) -> bool:
+        """Whether a problem is one of the suite's."""
+        return self._problems.get(problem_id) is not None
+
+    def has_own_problem(self, problem_id: str) -> bool:
+        """Whether a problem is one of those that are to be asked."""
+        return self._is_own(problem_id) and self.has_problem(problem_id)
 
     @property
     def prompts_sha256(self) -> str:
@@ -280,9 +289,9 @@ class Agenda:
         homes = self._homes
         order: Sequence[int] = range(len(homes))
         if any(one > other for one, other in pairwise(homes)):
-            order = array("L", sorted(order, key=homes.__getitem__))
+            order = places_by(homes)
         for home, numbers in groupby(order, homes.__getitem__):
-            if not is_own(self.problem_ids[home]):
+            if not is_own(self._problem_ids[home].decode()):
                 continue
             number_of: dict[str, int] = {}
             prompts: list[Prompt] = []
@@ -309,7 +318,7 @@ class Agenda:
 
     def home(self, number: int) -> str:
         """The problem with which a task is asked: its own, but for what others ask, too."""
-        return self.problem_ids[self._homes[number]]
+        return self._problem_ids[self._homes[number]].decode()
 
     def candidates(self, number: int, outcomes: Outcomes) -> dict[int, Scoring]:
         """What is to be scored of a task's candidates, by sample; none until all are there."""
@@ -357,23 +366,57 @@ class Agenda:
 
     # --- what came of it --------------------------------------------------------------------------
 
-    def note(self, number: int, outcome: Completion | Likelihood | RequestFailure) -> None:
-        """What came of something that a task asks."""
-        scored = None if isinstance(outcome, Completion) else outcome.scored
-        place = number if scored == "gold" else number * self._samples + outcome.sample_index
-        mark = _FAILED[outcome.reason] if isinstance(outcome, RequestFailure) else _ANSWERED
-        self._marks[scored][place] = mark
-        self.text_differences += isinstance(outcome, Completion) and outcome.server_text is not None
+    @contextmanager
+    def noting(self) -> Iterator[Callable[[Outcome], None]]:
+        """Something that takes in what came of tasks in sessions before, outcome by outcome.
 
-    def note_ranking(self) -> None:
-        """That one task more has its candidates ranked."""
-        self._ranked += 1
+        It raises:
+            ValueError: this is asked of no task here, or answered already.
+        """
+        with Index() as numbers:
+            for number in range(len(self)):
+                numbers.setdefault(orjson.loads(self._shown[number])[0], number)
+
+            def note(outcome: Outcome) -> None:
+                number = numbers.get(outcome.task_id)
+                sample = 0 if isinstance(outcome, Ranking) else outcome.sample_index
+                if (
+                    number is None
+                    or isinstance(outcome, Imported)
+                    or outcome.strategy != self.prepared.recipe.strategy
+                    or sample >= self._samples
+                ):
+                    raise ValueError(f"is of {outcome.task_id} as this run does not ask it")
+                self.note(number, outcome)
+
+            yield note
+
+    def note(
+        self, number: int, outcome: Completion | Likelihood | RequestFailure | Ranking
+    ) -> None:
+        """What came of something that a task asks.
+
+        Raises:
+            ValueError: it is answered already.
+        """
+        marks, place, mark = self._ranked, number, _ANSWERED
+        if not isinstance(outcome, Ranking):
+            scored = None if isinstance(outcome, Completion) else outcome.scored
+            marks = self._marks[scored]
+            if scored != "gold":
+                place = number * self._samples + outcome.sample_index
+        if isinstance(outcome, RequestFailure):
+            mark = _FAILED[outcome.reason]
+        if marks[place] == _ANSWERED:
+            raise ValueError(f"answers {outcome.task_id} a second time")
+        marks[place] = mark
+        self.text_differences += isinstance(outcome, Completion) and outcome.server_text is not None
 
     @property
     def answered(self) -> int:
         """Tasks that have their answer."""
         if self.prepared.recipe.strategy == "lr-rerank":
-            return self._ranked
+            return self._ranked.count(_ANSWERED)
         return self._marks[None].count(_ANSWERED)
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -39,12 +39,11 @@ from fim_eval.errand import (
 from fim_eval.errors import EndpointError, ServerChangedError
 from fim_eval.journal import (
     RunDirectory,
-    Standing,
     has_manifest,
+    note_outcomes,
     read_manifest,
     read_outcomes,
     read_segments,
-    read_standing,
     scoring_key_of,
 )
 from fim_eval.limiter import Limiter
@@ -206,15 +205,14 @@ async def run(
     agenda = Agenda(prepared, request.out, shard=request.shard, gold=request.gold)
     with RunDirectory(request.out) as directory, agenda:
         is_new = not has_manifest(request.out)
-        agenda.draw_up(
-            islice(request.tasks, request.limit),
-            Standing() if is_new else read_standing(request.out),
-        )
+        agenda.draw_up(islice(request.tasks, request.limit))
         manifest_of = partial(_manifest, request, agenda)
         ready, candidates = 0, list[ToScore]()
         if not is_new:
             # With the stored server in place of today's: what is finished needs no server.
             directory.claim(manifest_of(read_manifest(request.out).server), agenda.lines())
+            with agenda.noting() as note:
+                note_outcomes(request.out, note)
             ready, candidates = _candidates(agenda, directory, agenda.is_open)
             if not agenda.pending and not candidates:
                 _rank(agenda, directory)
@@ -233,7 +231,7 @@ async def run(
             directory.claim(
                 manifest_of(server),
                 agenda.lines(),
-                problems_of(agenda.own_problem_ids, request.problems),
+                _own_problems(request, agenda),
                 request.recipe.examples,
                 agenda.places,
             )
@@ -393,11 +391,10 @@ class _Session:
             FimEvalError: see `run`.
         """
         urls = [post.url for post in self._posts]
-        url_of = cache(lambda problem_id: replica_of(problem_id, urls))
         for post in self._posts:
 
             def is_own(problem_id: str, url: str = post.url) -> bool:
-                return url_of(problem_id) == url
+                return replica_of(problem_id, urls) == url
 
             post.queue = Supply(self._requests(candidates, is_own, prompts=prompts))
         await work_off(self._posts, self._clock.seconds, stop, self._request.timeouts.drain_s)
@@ -558,8 +555,9 @@ def _rank(agenda: Agenda, directory: RunDirectory) -> None:
         if likelihoods and len(likelihoods) == len(scorings):
             task_id = scorings[0].task_id
             if task_id not in outcomes.rankings:
-                directory.append(ranking(task_id, strategy, likelihoods))
-                agenda.note_ranking()
+                ranked = ranking(task_id, strategy, likelihoods)
+                directory.append(ranked)
+                agenda.note(number, ranked)
 
 
 def _result(
@@ -584,16 +582,14 @@ def _result(
     )
 
 
-def problems_of(names: Iterable[str], problems: Iterable[Problem]) -> list[Problem]:
-    """Those of the problems that have these ids, in order."""
-    wanted = set(names)
-    return [problem for problem in problems if problem.problem_id in wanted]
+def _own_problems(request: Request, agenda: Agenda) -> list[Problem]:
+    return [one for one in request.problems if agenda.has_own_problem(one.problem_id)]
 
 
 def _shard_facts(request: Request, agenda: Agenda) -> ShardFacts | None:
     if request.shard is None:
         return None
-    problems = problems_of(agenda.own_problem_ids, request.problems)
+    problems = _own_problems(request, agenda)
     return ShardFacts(
         shard="{}/{}".format(*request.shard),
         tasks=len(agenda),
@@ -604,7 +600,7 @@ def _shard_facts(request: Request, agenda: Agenda) -> ShardFacts | None:
 
 def _manifest(request: Request, agenda: Agenda, server: ServerIdentity) -> RunManifest:
     """The manifest of this request against this server."""
-    problems = problems_of(agenda.problem_ids, request.problems)
+    problems = [one for one in request.problems if agenda.has_problem(one.problem_id)]
     prepared = agenda.prepared
     card, tokenizer, wording = prepared.card, prepared.tokenizer, prepared.wording
     identity = RunIdentity(

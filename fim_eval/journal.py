@@ -16,7 +16,7 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -76,9 +76,7 @@ Key = tuple[str, str, int]
 ScoringKey = tuple[str, str, int, Scored]
 """task_id, strategy, sample_index, scored."""
 
-_OUTCOME: TypeAdapter[Completion | Imported | RequestFailure | Likelihood | Ranking] = TypeAdapter(
-    Outcome
-)
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
 
 
@@ -117,7 +115,7 @@ class Standing:
     text_differences: int = 0
     """Completions in which the server's own text differs from its ids decoded by us."""
 
-    def note(self, outcome: Completion | Imported | RequestFailure | Likelihood | Ranking) -> None:
+    def note(self, outcome: Outcome) -> None:
         """One outcome more.
 
         A failure may stand before the answer that a later session got.
@@ -253,9 +251,7 @@ class RunDirectory:
         with AppendFile(self.path / SEGMENTS) as segments:
             segments.append(segment)
 
-    def append(
-        self, *outcomes: Completion | Imported | RequestFailure | Likelihood | Ranking
-    ) -> None:
+    def append(self, *outcomes: Outcome) -> None:
         """Write outcomes. When this returns, a kill of the process cannot lose them.
 
         Raises:
@@ -372,7 +368,7 @@ def read_limits(path: Path) -> list[ConcurrencyChange]:
 
 def read_outcome_lines(
     path: Path,
-) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
+) -> Iterator[Outcome]:
     """Every line of the journal of the run directory at `path`, in order, as it is needed.
 
     Raises:
@@ -404,7 +400,7 @@ def outcomes_of(lines: Iterable[tuple[int, bytes]], path: Path) -> Outcomes:
         RunDirectoryError: as `read_outcomes`.
     """
     found, standing = Outcomes(), Standing()
-    for outcome in _noted(lines, path, standing):
+    for outcome in _noted(lines, path, standing.note):
         match outcome:
             case Ranking():
                 found.rankings[outcome.task_id] = outcome
@@ -426,18 +422,31 @@ def read_standing(path: Path) -> Standing:
         RunDirectoryError: as `read_outcomes`.
     """
     standing = Standing()
-    for _ in _noted(numbered_lines(path / GENERATIONS), path, standing):
-        pass
+    note_outcomes(path, standing.note)
     return standing
 
 
+def note_outcomes(path: Path, note: Callable[[Outcome], None]) -> None:
+    """Tell what the run directory at `path` holds, outcome by outcome, in order.
+
+    Args:
+        path: of the run directory.
+        note: told each; raises ValueError if one cannot stand there.
+
+    Raises:
+        RunDirectoryError: a whole line is damaged, or cannot stand there.
+    """
+    for _ in _noted(numbered_lines(path / GENERATIONS), path, note):
+        pass
+
+
 def _noted(
-    lines: Iterable[tuple[int, bytes]], path: Path, standing: Standing
-) -> Iterator[Completion | Imported | RequestFailure | Likelihood | Ranking]:
+    lines: Iterable[tuple[int, bytes]], path: Path, note: Callable[[Outcome], None]
+) -> Iterator[Outcome]:
     """Every outcome in order, once it is noted."""
     for number, outcome in parsed(lines, path / GENERATIONS, _OUTCOME, _ASK_AGAIN):
         try:
-            standing.note(outcome)
+            note(outcome)
         except ValueError as error:
             raise RunDirectoryError(f"{path / GENERATIONS}:{number}: {error}") from error
         yield outcome

@@ -30,12 +30,10 @@ from fim_eval.journal import (
 )
 from fim_eval.lines import line_of
 from fim_eval.records import (
-    Completion,
     Imported,
     InfillTask,
-    Likelihood,
+    Outcome,
     Ranking,
-    RequestFailure,
     RunManifest,
 )
 from fim_eval.verdicts import VerdictFolder, read_references, read_sessions, read_verdicts
@@ -154,9 +152,7 @@ def _in_order(parts: Sequence[Path]) -> Iterator[InfillTask]:
     return (task for _, task in heapq.merge(*placed, key=itemgetter(0)))
 
 
-def _moved(
-    outcome: Completion | Imported | RequestFailure | Likelihood | Ranking, first: int
-) -> Completion | Imported | RequestFailure | Likelihood | Ranking:
+def _moved(outcome: Outcome, first: int) -> Outcome:
     if isinstance(outcome, Imported | Ranking):
         return outcome
     return outcome.model_copy(update={"segment": first + outcome.segment})

@@ -8,6 +8,7 @@ are asked one after the other, all of one problem of the same server.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -82,6 +83,23 @@ def batches(questions: Iterable[PromptedT], size: int) -> Iterator[list[Prompted
         batch.append(question)
     if batch:
         yield batch
+
+
+def places_by(keys: Sequence[int]) -> array[int]:
+    """Places of small whole numbers: those of the smallest first, of equal ones in their order.
+
+    As `sorted(range(len(keys)), key=keys.__getitem__)`, with eight bytes a place in memory.
+    """
+    starts = array("Q", bytes(8 * (max(keys, default=0) + 2)))
+    for key in keys:
+        starts[key + 1] += 1
+    for key in range(1, len(starts)):
+        starts[key] += starts[key - 1]
+    places = array("Q", bytes(8 * len(keys)))
+    for place, key in enumerate(keys):
+        places[starts[key]] = place
+        starts[key] += 1
+    return places
 
 
 def replica_of(problem_id: str, urls: Sequence[str]) -> str:

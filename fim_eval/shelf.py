@@ -1,11 +1,12 @@
-"""Bytes that wait on disk, by number. Knows no record.
+"""What waits on disk: bytes by number, and numbers by key. Knows no record.
 
-The file has no name: nothing of it is left, whatever ends the process.
+The files have no name: nothing of them is left, whatever ends the process.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Self
 from fim_eval.errors import RunDirectoryError
 
 BUFFER = 1 << 18
+CACHE_KIB = 512
+"""Of an index, in memory at most: more made it no faster, up to a million keys."""
 
 
 class Shelf:
@@ -97,3 +100,74 @@ class Shelf:
             f"{self._folder}: prompts that wait to be asked cannot be kept there "
             f"({error.strerror}); make room, or choose another --out"
         )
+
+
+class Index:
+    """Whole numbers by key, in a database that SQLite keeps in its temporary folder.
+
+    A context manager. In memory it has half a megabyte, however many keys there are.
+    """
+
+    def __init__(self) -> None:
+        """An empty one."""
+        self._database = sqlite3.connect("", isolation_level=None)
+        for told in (
+            f"PRAGMA cache_size = -{CACHE_KIB}",
+            "PRAGMA temp_store = FILE",
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE numbers (key PRIMARY KEY, number INTEGER) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._database.execute(told)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give its disk space back."""
+        self._database.close()
+
+    def setdefault(self, key: str | int, number: int) -> int:
+        """The number of a key; this one, from now on, if it has none.
+
+        Raises:
+            RunDirectoryError: the disk is full or gone.
+        """
+        try:
+            added = self._database.execute(
+                "INSERT OR IGNORE INTO numbers VALUES (?, ?)", (key, number)
+            )
+        except sqlite3.Error as error:
+            raise _no_index(error) from error
+        if added.rowcount:
+            return number
+        known = self.get(key)
+        assert known is not None  # noqa: S101  it was in the way
+        return known
+
+    def get(self, key: str | int) -> int | None:
+        """The number of a key; None if it has none.
+
+        Raises:
+            RunDirectoryError: the disk is gone.
+        """
+        try:
+            found = self._database.execute("SELECT number FROM numbers WHERE key = ?", (key,))
+            row: tuple[int] | None = found.fetchone()
+        except sqlite3.Error as error:
+            raise _no_index(error) from error
+        return None if row is None else row[0]
+
+
+def _no_index(error: sqlite3.Error) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"SQLite's temporary folder (SQLITE_TMPDIR, else TMPDIR, else /var/tmp): what is asked "
+        f"cannot be told apart there ({error}); make room, or name another folder in SQLITE_TMPDIR"
+    )

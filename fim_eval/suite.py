@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +24,7 @@ from fim_eval.lines import sha256_of
 from fim_eval.official import OfficialTasks, official_tasks
 from fim_eval.problems import load_problems
 from fim_eval.records import InfillTask, Problem, TaskFacts
+from fim_eval.shelf import Index
 from fim_eval.words import Kind
 
 SHOTS = 3
@@ -213,41 +213,29 @@ def read_tasks(file: BinaryIO, place: str) -> Iterator[InfillTask]:
     Raises:
         DatasetError: a line is no task, or a task stands twice.
     """
-    seen: set[int] = set()
-    number = 0
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            task = InfillTask.model_validate_json(line)
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            what = ".".join(map(str, fault["loc"]))
-            raise DatasetError(
-                f"{place}:{number}: is no task ({what}: {fault['msg']}); "
-                "`fim-eval tasks` writes such files"
-            ) from error
-        # Of each id its hash alone is kept.
-        name = hash(task.task_id)
-        if name in seen and (first := _line_of(task.task_id, file, number)):
-            raise DatasetError(f"{place}:{number}: {task.task_id} stands already in line {first}")
-        seen.add(name)
-        yield task
-    if not seen:
+    is_empty = True
+    with Index() as lines:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            is_empty = False
+            try:
+                task = InfillTask.model_validate_json(line)
+            except ValidationError as error:
+                fault = error.errors(include_url=False, include_input=False)[0]
+                what = ".".join(map(str, fault["loc"]))
+                raise DatasetError(
+                    f"{place}:{number}: is no task ({what}: {fault['msg']}); "
+                    "`fim-eval tasks` writes such files"
+                ) from error
+            first = lines.setdefault(task.task_id, number)
+            if first != number:
+                raise DatasetError(
+                    f"{place}:{number}: {task.task_id} stands already in line {first}"
+                )
+            yield task
+    if is_empty:
         raise DatasetError(f"{place}: holds no task; `fim-eval tasks` writes such files")
-
-
-def _line_of(task_id: str, file: BinaryIO, before: int) -> int | None:
-    """The first line in which a task stands above line `before`; None if in none."""
-    after = file.tell()
-    file.seek(0)
-    try:
-        for number, line in enumerate(islice(file, before - 1), 1):
-            if line.strip() and InfillTask.model_validate_json(line).task_id == task_id:
-                return number
-    finally:
-        file.seek(after)
-    return None
 
 
 def read_facts(tasks_path: Path) -> TaskFacts | None:

@@ -7,7 +7,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fim_eval.order import batches, distinct, in_cache_order, replica_of, shard_of
+from fim_eval.order import (
+    batches,
+    distinct,
+    in_cache_order,
+    places_by,
+    replica_of,
+    shard_of,
+)
 from fim_eval.records import Prompt
 
 
@@ -90,3 +97,8 @@ def test_shards_are_the_same_everywhere_and_about_as_large() -> None:
     assert [shard_of(f"MBPP/{number}", 4) for number in range(11, 21)] == [
         1, 2, 3, 2, 3, 2, 2, 4, 2, 2,
     ]  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_places_are_those_of_a_stable_sort(keys: list[int]) -> None:
+    assert list(places_by(keys)) == sorted(range(len(keys)), key=keys.__getitem__)
