@@ -24,14 +24,42 @@ ENDED_IF_UNTRAINED = 0.25
 """Of the answers at most."""
 
 _HOLES: tuple[tuple[str, str, str], ...] = (
-    ("def add(a, b):\n    return ", "a + b", "\n\n\nprint(add(1, 2))  # 3\n"),
-    ("def is_even(n):\n    return n % ", "2", " == 0\n"),
-    ("numbers = [1, 2, 3]\nfor number in ", "numbers", ":\n    print(number)\n"),
+    # What comes before tells.
     ("class Dog:\n    def __init__(self, name):\n        self.name = ", "name", "\n"),
-    ("import ", "math", "\n\n\ndef area(radius):\n    return math.pi * radius**2\n"),
-    ("def first(items):\n    return items[", "0", "]\n"),
-    ("total = 0\nfor i in range(10):\n    total += ", "i", "\nprint(total)  # 45\n"),
-    ("def greet(name):\n    message = 'Hello, ' + name\n    return ", "message", "\n"),
+    ("try:\n    import json\nexcept ", "ImportError", ":\n    json = None\n"),
+    ("def main():\n    print('done')\n\n\nif __name__ == '__main__':\n    ", "main", "()\n"),
+    (
+        "def squares(numbers):\n    result = []\n    for number in numbers:\n"
+        "        result.append(number * number)\n    return ",
+        "result",
+        "\n",
+    ),
+    (
+        "class ParseError(Exception):\n    def __init__(self, message):\n        super().",
+        "__init__",
+        "(message)\n",
+    ),
+    (
+        "def close(self):\n    if self.file is not None:\n        self.file.close()\n"
+        "        self.file = ",
+        "None",
+        "\n",
+    ),
+    ("while True:\n    line = file.readline()\n    if ", "not", " line:\n        break\n"),
+    ("count = 0\nfor item in items:\n    count ", "+=", " 1\n"),
+    # What comes after tells, or both.
+    ("import ", "os", "\n\n\ndef join(folder, name):\n    return os.path.join(folder, name)\n"),
+    ("if __name__ == '", "__main__", "':\n    main()\n"),
+    ("def read(path):\n    with open(path) as ", "file", ":\n        return file.read()\n"),
+    ("for i in ", "range", "(10):\n    print(i)\n"),
+    ("def area(", "self", "):\n    return self.width * self.height\n"),
+    ("for key, ", "value", " in items.items():\n    print(key, value)\n"),
+    ("def is_empty(items):\n    return ", "len", "(items) == 0\n"),
+    (
+        "def check(value):\n    if not ",
+        "isinstance",
+        "(value, int):\n        raise TypeError('not a number')\n",
+    ),
 )
 
 TASKS: tuple[InfillTask, ...] = tuple(

@@ -410,7 +410,7 @@ def probe(
     card: CardName = None,
     api_key_env: KeyEnv = DEFAULT_KEY_ENV,
 ) -> None:
-    """Does the model behind an endpoint infill? Asks eight plain holes and shows the evidence.
+    """Does the model behind an endpoint infill? Asks sixteen plain holes and shows the evidence.
 
     Exit code 0 if it infills, 3 if it does not or that is unclear.
     """

@@ -133,7 +133,7 @@ ProbeFirst = Annotated[
     bool,
     typer.Option(
         "--probe/--no-probe",
-        help="Before infilling runs, ask eight plain holes to see whether the model infills.",
+        help="Before infilling runs, ask sixteen plain holes to see whether the model infills.",
     ),
 ]
 Workers = Annotated[

@@ -235,7 +235,7 @@ async def probed(request: Request) -> Request:
     if found.verdict == "does not infill":
         if known is None or known.infills != "yes":
             raise StrategyRefusedError(
-                f"{recipe.strategy} for {recipe.model}: eight plain holes say that it does not "
+                f"{recipe.strategy} for {recipe.model}: sixteen plain holes say that it does not "
                 "infill; `fim-eval probe` shows them. --no-probe asks it all the same"
             )
         say(

@@ -79,7 +79,7 @@ def test_a_model_that_fills_and_ends_infills(in_process: InProcess, server: Fake
     answering(server, lambda middle: [*ids_of(middle), END])
     done = in_process("probe", *words(server, "codellama/CodeLlama-7b-hf"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("m, fim-psm: infills\n  8 of 8 holes answered\n")
+    assert done.stdout.startswith("m, fim-psm: infills\n  16 of 16 holes answered\n")
 
 
 @needs_tokenizer
@@ -88,7 +88,7 @@ def test_a_model_that_goes_on_does_not(in_process: InProcess, server: FakeServer
     done = in_process("probe", *words(server, "codellama/CodeLlama-70b-hf"))
     assert done.returncode == 3
     assert "m, fim-psm: does not infill" in done.stdout
-    assert "0 of 8 answers end with the end token" in done.stdout
+    assert "0 of 16 answers end with the end token" in done.stdout
 
 
 def test_a_model_without_sentinels_is_not_even_asked(

@@ -356,7 +356,7 @@ def test_the_probe_says_that_random_weights_do_not_infill(tiny_llama: Server) ->
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert done.stdout.startswith(f"{tiny_llama.model}, fim-psm: does not infill\n")
-    assert "0 of 8 answers end with the end token" in done.stdout
+    assert "0 of 16 answers end with the end token" in done.stdout
 
 
 @needs_tokenizer
