@@ -273,6 +273,7 @@ MODEL_CARDS: tuple[ModelCard, ...] = (
         revision=None,
     ),
     _ladder("0.5m", 529_056),
+    _ladder("0.75m", 750_624),
     _ladder("1.5m", 1_537_440),
     _ladder("4.5m", 4_418_304),
     _ladder("10m", 9_578_976),
