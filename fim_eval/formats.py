@@ -272,7 +272,6 @@ MODEL_CARDS: tuple[ModelCard, ...] = (
         bos_id=None,
         revision=None,
     ),
-    _ladder("0.5m", 529_056),
     _ladder("0.75m", 750_624),
     _ladder("1.5m", 1_537_440),
     _ladder("4.5m", 4_418_304),

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ladder import recipe
 from ladder.corpus import Document
 from ladder.pieces import BOS, EOS, Pieces
 
@@ -32,9 +33,37 @@ LINES_RATE = 0.4
 ONE_LINE_RATE = 0.6
 """Of these: a single one. Of the others, the number of lines is uniform in its logarithm."""
 
+PART_RATE = 0.7
+"""Of the documents: only some whole lines of it are shown, so that more middles fit the tokens."""
+
+TWICE_RATE = 0.1
+"""Of the documents that fit a row twice: shown twice, so that copying pays."""
+
+ALIKE_RATE = 0.5
+"""Of these: cut alike both times."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
+
+
+def shown(text: str, pieces: Pieces, draw: random.Random, length: int) -> list[int]:
+    """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
+    taken = part(text, draw) if draw.random() < PART_RATE else text
+    ids = ids_of(taken, pieces, draw)
+    if draw.random() >= TWICE_RATE:
+        return ids
+    again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw)
+    return ids + again if len(ids) + len(again) <= length else ids
+
+
+def part(text: str, draw: random.Random) -> str:
+    """Two neighbouring lines or more, with a word in them; most often few."""
+    lines = text.splitlines(keepends=True)
+    count = min(len(lines), 1 + _log_uniform(len(lines), draw))
+    first = draw.randint(0, len(lines) - count)
+    taken = "".join(lines[first : first + count])
+    return taken if _WORD.search(taken) else text
 
 
 def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
@@ -60,6 +89,37 @@ def spm_ids(prefix: str, middle: str, suffix: str, pieces: Pieces) -> list[int]:
         BOS, pieces.pre, pieces.suf, *pieces.goes_on(suffix),
         pieces.mid, *pieces.begins(prefix + middle), pieces.eot,
     ]  # fmt: skip
+
+
+def counts_of(row: Sequence[int], pieces: Pieces, *, calm: bool) -> list[float]:
+    """How often each id of a row counts in the loss; `calm`: see `recipe.CALM_FROM`."""
+    counts = []
+    for before, one, place in zip([BOS, *row[:-1]], row, _places(row, pieces), strict=True):
+        count = 1.0
+        if one == pieces.eot:
+            count = recipe.SPM_END_WEIGHT if place is None else recipe.END_WEIGHT
+            if place is None and calm and before == pieces.line_end:
+                count = recipe.SPM_LINE_END_WEIGHT
+        if place is not None:
+            count += (recipe.FIRST_WEIGHT - 1) * recipe.FIRST_DECAY**place
+        counts.append(count)
+    return counts
+
+
+def _places(row: Sequence[int], pieces: Pieces) -> list[int | None]:
+    """Of each id: how many ids of its PSM middle, end token included, come before; else None."""
+    places: list[int | None] = []
+    psm, inside, place = False, False, 0
+    for at, one in enumerate(row):
+        places.append(place if inside else None)
+        place += 1
+        if one == pieces.pre:
+            psm = row[at + 1 : at + 2] != [pieces.suf]
+        elif one == pieces.mid:
+            inside, place = psm, 0
+        elif one == pieces.eot:
+            inside = False
+    return places
 
 
 def cut(text: str, draw: random.Random) -> tuple[int, int]:
@@ -145,7 +205,7 @@ class Rows:
         for one in self.waiting:
             if one not in self._encoded:
                 draw = random.Random(f"{self.seed}/{one}")  # noqa: S311  reproducible
-                self._encoded[one] = ids_of(self._document(one).text, self.pieces, draw)
+                self._encoded[one] = shown(self._document(one).text, self.pieces, draw, self.length)
 
     def _document(self, number: int) -> Document:
         epoch, place = divmod(number, len(self.documents))

@@ -2,15 +2,20 @@
 
 As Llama's: byte fallback, a space in front of a text, nothing normalised, line ends as bytes. The
 four infilling pieces are control pieces, which a text never becomes.
+
+Not as Llama's: no piece holds a space and a word (docs/decisions/0029). A prefix often ends with
+the space, and what follows it has to be what the model knows from everywhere else.
 """
 
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 
 VOCABULARY = 2_048
 """Pieces, 256 bytes and the special ones included."""
@@ -21,17 +26,24 @@ ANCHOR = "☺"
 """Code Llama's reference encodes it in front of a text that goes on, and cuts it off again. It
 must be a piece of its own."""
 
+_RUN = re.compile(r" +|\w+|[^\w\s]+")
+"""What a piece stays within: spaces, a word, or signs."""
+
 
 def train(texts: Sequence[str]) -> bytes:
     """The content of a `tokenizer.model`; the same texts give the same bytes."""
     model = io.BytesIO()
-    lines = (line for text in texts for line in text.split("\n") if line)
+    runs = Counter(run for text in texts for run in _RUN.findall(text))
     SentencePieceTrainer.train(
-        sentence_iterator=lines,
+        sentence_iterator=(f"{run}\t{count}" for run, count in sorted(runs.items())),
+        input_format="tsv",
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCABULARY,
         byte_fallback=True,
+        add_dummy_prefix=False,
+        split_by_whitespace=False,
+        split_by_unicode_script=False,
         split_digits=True,
         allow_whitespace_only_pieces=True,
         remove_extra_whitespaces=False,
@@ -43,7 +55,10 @@ def train(texts: Sequence[str]) -> bytes:
         input_sentence_size=0,
         minloglevel=2,
     )
-    return model.getvalue()
+    trained = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())  # type: ignore[attr-defined]
+    trained.normalizer_spec.add_dummy_prefix = True  # of texts, not of the runs
+    content: bytes = trained.SerializeToString()
+    return content
 
 
 class Pieces:
@@ -54,6 +69,7 @@ class Pieces:
         self._pieces = SentencePieceProcessor()
         self._pieces.LoadFromSerializedProto(model)
         self.pre, self.suf, self.mid, self.eot = map(self._pieces.piece_to_id, (PRE, SUF, MID, EOT))
+        self.line_end: int = self._pieces.piece_to_id("<0x0A>")
 
     def begins(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, the tokenizer's own space in front."""

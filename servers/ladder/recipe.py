@@ -27,7 +27,17 @@ OTHER_RATE = 0.02
 WEIGHT_DECAY = 0.01
 MATRIX_WEIGHT_DECAY = 0.3
 END_WEIGHT = 4.0
-"""How often an end token counts in the loss: it is one token of two hundred."""
+"""How often the end token of a PSM middle counts in the loss."""
+
+SPM_END_WEIGHT = 12.0
+"""That of an SPM middle: nothing but the suffix tells there that the middle is over."""
+
+SPM_LINE_END_WEIGHT, CALM_FROM = 1.5, 0.6
+"""The same where a line is over, too, from this share of the steps on. Nothing tells where an SPM
+middle begins: at the beginning of a line such an end is never far from likely."""
+
+FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
+"""How often the first token of a PSM middle counts; each further one that much less, down to 1."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Size:
 
 
 SIZES = {
-    "0.5m": Size(layers=3, hidden=96),
+    "0.75m": Size(layers=5, hidden=96),
     "1.5m": Size(layers=4, hidden=160),
     "4.5m": Size(layers=5, hidden=256),
     "10m": Size(layers=6, hidden=352),

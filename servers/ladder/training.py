@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from ladder import objective, recipe
+from ladder.beginning import set_heads
 from ladder.corpus import Corpus, Document
 from ladder.objective import Rows
 from ladder.pieces import BOS, EOS, VOCABULARY, Pieces
@@ -92,10 +93,10 @@ class Plan:
         return self.tokens // (self.rows * self.length)
 
 
-def new_model(plan: Plan) -> LlamaForCausalLM:
+def new_model(plan: Plan, pieces: Pieces) -> LlamaForCausalLM:
     """The untrained model."""
     torch.manual_seed(plan.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=plan.size.hidden,
@@ -110,21 +111,18 @@ def new_model(plan: Plan) -> LlamaForCausalLM:
             tie_word_embeddings=True,
         )
     )
+    set_heads(model, pieces)
+    return model
 
 
-def loss_of(model: LlamaForCausalLM, rows: list[list[int]], weights: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens, in nats.
-
-    Args:
-        model: any.
-        rows: of equal length.
-        weights: how often a token counts, by its id.
-    """
+def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
+    """Of all tokens but the first of each row, in nats: (rows, length - 1)."""
     ids = torch.tensor(rows)
     scores = model(ids[:, :-1], use_cache=False).logits
-    return functional.cross_entropy(
-        scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), weight=weights
+    losses = functional.cross_entropy(
+        scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none"
     )
+    return losses.reshape(len(rows), -1)
 
 
 class Training:
@@ -133,11 +131,10 @@ class Training:
     def __init__(self, plan: Plan, documents: tuple[Document, ...], pieces: Pieces) -> None:
         """At step 0."""
         self.plan = plan
-        self.model = new_model(plan)
+        self.model = new_model(plan, pieces)
+        self.pieces = pieces
         self.rows = Rows(documents, pieces, plan.length, plan.seed)
         self.step = 0
-        self._weights = torch.ones(VOCABULARY)
-        self._weights[pieces.eot] = recipe.END_WEIGHT
         named = dict(self.model.named_parameters())
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
@@ -161,7 +158,12 @@ class Training:
 
     def _advance(self) -> float:
         self.model.train()
-        loss = loss_of(self.model, [self.rows.next() for _ in range(self.plan.rows)], self._weights)
+        rows = [self.rows.next() for _ in range(self.plan.rows)]
+        calm = self.step >= recipe.CALM_FROM * self.plan.steps
+        counts = torch.tensor(
+            [objective.counts_of(row, self.pieces, calm=calm)[1:] for row in rows]
+        )
+        loss = (losses_of(self.model, rows) * counts).sum() / counts.sum()
         loss.backward()
         share = self._share()
         for optimiser, rate in self.optimisers:
@@ -208,7 +210,7 @@ def held_out_loss(
     rows = Rows(documents, pieces, plan.length, plan.seed)
     with torch.no_grad():
         losses = [
-            float(loss_of(model, [rows.next() for _ in range(plan.rows)], torch.ones(VOCABULARY)))
+            float(losses_of(model, [rows.next() for _ in range(plan.rows)]).mean())
             for _ in range(HELD_OUT_ROWS // plan.rows)
         ]
     return sum(losses) / len(losses)
@@ -325,11 +327,19 @@ def _made_of(
         "weight_decay": recipe.WEIGHT_DECAY,
         "matrix_weight_decay": recipe.MATRIX_WEIGHT_DECAY,
         "end_weight": recipe.END_WEIGHT,
+        "spm_end_weight": recipe.SPM_END_WEIGHT,
+        "spm_line_end_weight": recipe.SPM_LINE_END_WEIGHT,
+        "calm_from": recipe.CALM_FROM,
+        "first_weight": recipe.FIRST_WEIGHT,
+        "first_decay": recipe.FIRST_DECAY,
         "infilling_rate": objective.INFILLING_RATE,
         "spm_rate": objective.SPM_RATE,
         "words_rate": objective.WORDS_RATE,
         "lines_rate": objective.LINES_RATE,
         "one_line_rate": objective.ONE_LINE_RATE,
+        "part_rate": objective.PART_RATE,
+        "twice_rate": objective.TWICE_RATE,
+        "alike_rate": objective.ALIKE_RATE,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),

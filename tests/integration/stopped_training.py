@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     )
     corpus = Corpus(documents, documents[:40], {"sha256": "made"})
     tokenizer = pieces.train(texts)
-    plan = Plan(Size(layers=1, hidden=32), tokens=6 * 2 * 64, length=64, rows=2)
+    plan = Plan(Size(layers=2, hidden=96), tokens=6 * 2 * 64, length=64, rows=2)
     training.CHECKPOINT_EVERY_S = -1
     train("whole", plan, corpus, tokenizer, folder / "whole")
     advance = Training.advance

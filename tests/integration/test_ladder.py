@@ -19,7 +19,7 @@ from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import INFILLING
 from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
 
-MODEL = ROOT / "servers" / "ladder" / "models" / "0.5m"
+MODEL = ROOT / "servers" / "ladder" / "models" / "0.75m"
 LOGGED: dict[str, Any] = json.loads((MODEL / "training.jsonl").read_text().splitlines()[0])
 STEPS = 10
 TOLERANCE_NATS = 0.01
@@ -66,14 +66,24 @@ def test_training_the_smallest_again_gives_the_logged_losses() -> None:
     assert found["now"][-1] < found["now"][0] - 0.1, "it learns"
 
 
+def test_every_size_begins_with_heads_that_copy_and_that_see_how_a_prefix_ends() -> None:
+    found = in_the_server_s_environment(Path(__file__).with_name("first_heads.py"), MODEL)
+    assert list(found) == ["0.75m", "1.5m", "4.5m", "10m"]
+    for one in found.values():
+        assert one["to the token before"] > 0.99
+        assert one["to the one before that"] > 0.99
+        assert one["after its like"] > 10 * one["by chance"]
+        assert one["from middle to suffix"] > 10 * one["from middle to elsewhere"]
+
+
 def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
     encoder = SentencePieceTokenizer(MODEL / "tokenizer.model")
     problems, _ = load_problems("starter", "all", lambda _: None)
     tasks = [tasks_of(problem, "single-line").tasks[-1] for problem in problems[:6]]
-    card = card_of("fim-eval/ladder-0.5m")
+    card = card_of("fim-eval/ladder-0.75m")
     wordings = [
         wording_of(
-            strategy, context="text", model="fim-eval/ladder-0.5m", card=card, encoder=encoder
+            strategy, context="text", model="fim-eval/ladder-0.75m", card=card, encoder=encoder
         )
         for strategy in INFILLING
     ]
@@ -83,7 +93,7 @@ def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
     script = Path(__file__).with_name("greedy.py")
     other = in_the_server_s_environment(script, MODEL, given=json.dumps(asked))
     port = with_server.free_port()
-    serve = [str(ROOT / "servers" / "serve.sh"), "ladder-0.5m", "--port", str(port)]
+    serve = [str(ROOT / "servers" / "serve.sh"), "ladder-0.75m", "--port", str(port)]
     with with_server.running(serve, port, tmp_path / "server.log") as model:
         body = {
             "model": model, "prompt": [one["ids"] for one in asked], "max_tokens": 24,

@@ -31,7 +31,7 @@ from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import Strategy
 
 MODELS = Path(__file__).parents[2] / "servers" / "ladder" / "models"
-EMBEDDED = ("0.5m", "1.5m")
+EMBEDDED = ("0.75m", "1.5m")
 
 
 @cache
@@ -70,9 +70,9 @@ def asked(strategy: Strategy, first: int, second: int) -> tuple[list[int], list[
         task_id="T/1", problem_id="T/1", kind="random-span", context=None,
         prefix=PROGRAM[:first], middle=PROGRAM[first:second], suffix=PROGRAM[second:],
     )  # fmt: skip
-    card = card_of("fim-eval/ladder-0.5m")
+    card = card_of("fim-eval/ladder-0.75m")
     wording = wording_of(
-        strategy, context="none", model="fim-eval/ladder-0.5m", card=card, encoder=encoder
+        strategy, context="none", model="fim-eval/ladder-0.75m", card=card, encoder=encoder
     )
     prompt = build_prompt(task, wording, max_tokens=8)
     assert prompt.token_ids is not None
@@ -144,6 +144,62 @@ def test_an_epoch_shows_every_document_before_any_comes_again() -> None:
         stream._document(one).text for one in range(60, 120)
     ]
     assert {stream._document(one).text for one in range(60)} == {one.text for one in documents()}
+
+
+def test_most_documents_are_shown_in_part_and_every_part_has_a_word() -> None:
+    parts = [objective.part(PROGRAM, seeded(seed)) for seed in range(500)]
+    assert all(one in PROGRAM and re.search(r"\w", one) for one in parts)
+    assert all(one.endswith("\n") for one in parts)
+    assert {len(one.splitlines()) for one in parts} >= {2, len(PROGRAM.splitlines())}
+    assert objective.part("x = 1\n", seeded(0)) == "x = 1\n"
+    assert objective.part("\n\nx", seeded(0)).strip() == "x"
+
+
+def test_one_document_of_ten_is_shown_twice_if_it_fits_half_of_them_cut_alike() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    seen = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in range(2_000)]
+    twice = [ids for ids in seen if ids.count(BOS) == 2]
+    halves = [(ids[: ids.index(BOS, 1)], ids[ids.index(BOS, 1) :]) for ids in twice]
+    assert len(twice) == pytest.approx(200, abs=40)
+    assert sum(one == other for one, other in halves) == pytest.approx(len(twice) / 2, abs=25)
+    longest = max(len(ids) for ids in seen if ids.count(BOS) == 1)
+    short = [objective.shown(PROGRAM, pieces, seeded(seed), longest // 8) for seed in range(500)]
+    assert all(len(ids) <= longest // 8 for ids in short if ids.count(BOS) == 2)
+
+
+def test_first_tokens_and_ends_of_middles_count_more() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    psm = objective.psm_ids("x = ", "y + 1", "\n", pieces)
+    spm = objective.spm_ids("x = ", "y + 1", "\n", pieces)
+    middle = psm.index(pieces.mid) + 1
+    more = [7 * 0.7**place for place in range(len(psm) - middle)]
+    of_psm = [1.0] * middle + [1 + one for one in more]
+    of_psm[-1] += 3
+    of_spm = [1.0] * (len(spm) - 1) + [12.0]
+    for calm in (False, True):
+        row = [*spm, *psm, *spm[:-1]]
+        expected = [*of_spm, *of_psm, *of_spm[:-1]]
+        assert objective.counts_of(row, pieces, calm=calm) == pytest.approx(expected)
+
+
+def test_an_spm_end_at_the_end_of_a_line_counts_less_from_some_step_on() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    ends = {
+        (way, calm): objective.counts_of(way("x\n", "y\n", "z\n", pieces), pieces, calm=calm)[-1]
+        for way in (objective.psm_ids, objective.spm_ids)
+        for calm in (False, True)
+    }
+    assert ends[objective.spm_ids, False] == 12
+    assert ends[objective.spm_ids, True] == 1.5
+    assert ends[objective.psm_ids, False] == ends[objective.psm_ids, True] > 4
+
+
+def test_no_piece_holds_a_space_and_a_word() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    for number in range(pieces._pieces.get_piece_size()):
+        piece = pieces._pieces.id_to_piece(number)
+        assert pieces._pieces.is_control(number) or not re.fullmatch(r"▁+[^▁]+", piece), piece
+    assert pieces.goes_on("name = 1")[0] == pieces.begins("name = 1")[1]
 
 
 def test_nine_documents_of_ten_are_cut_half_each_way() -> None:

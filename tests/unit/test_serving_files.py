@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SIZES = ("7b", "13b", "34b", "70b")
 OTHERS = ("7b-instruct", "13b-instruct", "starcoder2-7b", "deepseek-coder-6.7b", "qwen2.5-coder-7b")
 HUB = (*SIZES, *OTHERS)
-LADDER = ("ladder-0.5m", "ladder-1.5m", "ladder-4.5m", "ladder-10m")
+LADDER = ("ladder-0.75m", "ladder-1.5m", "ladder-4.5m", "ladder-10m")
 
 
 def config(name: str) -> dict[str, Any]:
@@ -161,10 +161,10 @@ COMMANDS = {
     "report": '.venv/bin/fim-eval report "runs/eval" --out "runs/report"',
     "selfcheck": '.venv/bin/fim-eval selfcheck --problems "mbpp" --split "test"',
     "doctor": ".venv/bin/fim-eval doctor --servers servers",
-    "ladder SIZES=0.5m TOKENS=5": "MALLOC_MMAP_THRESHOLD_=4294967296 "
+    "ladder SIZES=0.75m TOKENS=5": "MALLOC_MMAP_THRESHOLD_=4294967296 "
     "MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 "
     "TQDM_DISABLE=1 PYTHONPATH=servers "
-    '.venv-server/bin/python -m ladder --out .cache/ladder --tokens "5" 0.5m',
+    '.venv-server/bin/python -m ladder --out .cache/ladder --tokens "5" 0.75m',
     "ladder-overlaps": 'PYTHONPATH=servers .venv/bin/python -m ladder.overlaps "mbpp"',
     **{f"serve-{name}": f"servers/serve.sh {name}" for name in SERVED},
 }
@@ -179,7 +179,7 @@ HOUSEKEEPING = {
         ".venv/bin/python -m pytest tests/unit",
     ],
     "ladder-embed": [
-        "for size in 0.5m 1.5m; do test -f .cache/ladder/$size/config.json; "
+        "for size in 0.75m 1.5m; do test -f .cache/ladder/$size/config.json; "
         "mkdir -p servers/ladder/models/$size; "
         "cp .cache/ladder/$size/* servers/ladder/models/$size/; done"
     ],
@@ -229,7 +229,7 @@ def test_make_demo_asks_both_embedded_models_one_after_the_other_and_reports_bot
     lines = [
         " ".join(words(line)) for line in dry_run("demo", "DEMO=absent") if "touch" not in line
     ]
-    for size, line in zip(("0.5m", "1.5m"), lines, strict=False):
+    for size, line in zip(("0.75m", "1.5m"), lines, strict=False):
         assert line == (
             f"python3 servers/with_server.py ladder-{size} --log absent/server-{size}.log -- "
             ".venv/bin/fim-eval eval --problems starter --gold "
