@@ -386,7 +386,9 @@ class Agenda:
                     or outcome.strategy != self.prepared.recipe.strategy
                     or sample >= self._samples
                 ):
-                    raise ValueError(f"is of {outcome.task_id} as this run does not ask it")
+                    raise ValueError(
+                        f"holds what came of {outcome.task_id}, asked as this run does not ask it"
+                    )
                 self.note(number, outcome)
 
             yield note

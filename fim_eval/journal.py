@@ -104,16 +104,13 @@ def place_of(
 
 @dataclass
 class Standing:
-    """How far a run is, without its answers: small, however many there are."""
+    """How far a run is, without its answers."""
 
     reasons: dict[Place, FailureReason | None] = field(default_factory=dict)
     """Why there is no answer; None: there is one."""
 
     ranked: set[str] = field(default_factory=set)
     """Tasks whose candidates are ranked."""
-
-    text_differences: int = 0
-    """Completions in which the server's own text differs from its ids decoded by us."""
 
     def note(self, outcome: Outcome) -> None:
         """One outcome more.
@@ -132,7 +129,6 @@ class Standing:
         if self.is_answered(place):
             raise ValueError(f"answers {outcome.task_id} a second time")
         self.reasons[place] = outcome.reason if isinstance(outcome, RequestFailure) else None
-        self.text_differences += isinstance(outcome, Completion) and outcome.server_text is not None
 
     def is_answered(self, place: Place) -> bool:
         """Whether there is an answer."""
@@ -448,7 +444,9 @@ def _noted(
         try:
             note(outcome)
         except ValueError as error:
-            raise RunDirectoryError(f"{path / GENERATIONS}:{number}: {error}") from error
+            raise RunDirectoryError(
+                f"{path / GENERATIONS}:{number}: {error}; {_ASK_AGAIN}"
+            ) from error
         yield outcome
 
 

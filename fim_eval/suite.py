@@ -212,6 +212,7 @@ def read_tasks(file: BinaryIO, place: str) -> Iterator[InfillTask]:
 
     Raises:
         DatasetError: a line is no task, or a task stands twice.
+        RunDirectoryError: no room on disk for the index of task ids.
     """
     is_empty = True
     with Index() as lines:

@@ -75,7 +75,9 @@ def test_what_a_journal_says_of_another_run_is_told(tmp_path: Path) -> None:
                 failure(1).model_copy(update={"strategy": "fim-psm"}),
                 failure(1).model_copy(update={"sample_index": 1}),
             ):
-                with pytest.raises(ValueError, match=r"is of Made/\d/.* as this run does not ask"):
+                with pytest.raises(
+                    ValueError, match=r"holds what came of Made/\d/.* as this run does not ask it"
+                ):
                     note(other)
         assert agenda.failures == {"connection": 1}
         assert agenda.pending == 3
@@ -103,8 +105,11 @@ def test_what_is_answered_is_not_answered_again(tmp_path: Path) -> None:
     with Agenda(PREPARED, tmp_path) as agenda:
         agenda.draw_up(tasks(3))
         agenda.note(2, failure(2))
+        assert agenda.text_differences == 0
         agenda.note(2, answer)
         assert (agenda.answered, agenda.pending) == (1, 2)
+        agenda.note(0, answer.model_copy(update={"server_text": "other"}))
+        assert agenda.text_differences == 1
         for again in (answer, failure(2)):
             with pytest.raises(ValueError, match=r"answers Made/2/single-line/L0 a second time"):
                 agenda.note(2, again)
