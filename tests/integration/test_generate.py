@@ -21,7 +21,13 @@ from sentencepiece import SentencePieceTrainer
 from fim_eval.errand import Outcome
 from fim_eval.errors import EndpointError, FimEvalError, RunDirectoryError, ServerChangedError
 from fim_eval.generate import Request, RunResult, run
-from fim_eval.journal import read_generations, read_manifest, read_segments, read_tasks
+from fim_eval.journal import (
+    RunDirectory,
+    read_generations,
+    read_manifest,
+    read_segments,
+    read_tasks,
+)
 from fim_eval.merge import merge_runs
 from fim_eval.order import is_audited
 from fim_eval.recipe import Recipe
@@ -163,6 +169,24 @@ async def test_a_finished_run_is_still_refused_to_another_model(tmp_path: Path) 
         await ask(request(server, tmp_path, tasks))
     with pytest.raises(RunDirectoryError, match="model: fake-model there, other-model now"):
         await ask(request(server, tmp_path, tasks, model="other-model"))
+
+
+async def test_an_answer_to_a_task_of_another_run_is_told_and_not_passed_over(
+    tmp_path: Path,
+) -> None:
+    with FakeServer() as server:
+        wanted = request(server, tmp_path / "run", made_tasks(3))
+        await ask(wanted)
+        await ask(request(server, tmp_path / "other", made_tasks(5)))
+        foreign = next(one for one in completions(tmp_path / "other") if "/4/" in one.task_id)
+        with RunDirectory(tmp_path / "run") as directory:
+            directory.append(foreign)
+        calls = server.calls
+        with pytest.raises(RunDirectoryError) as caught:
+            await ask(wanted)
+        assert server.calls == calls
+    assert str(caught.value).startswith(f"{tmp_path}/run/generations.jsonl:4: holds what came of")
+    assert f"{foreign.task_id}, asked as this run does not ask it; remove that" in str(caught.value)
 
 
 async def test_resuming_asks_again_only_what_may_yet_be_answered(tmp_path: Path) -> None:
