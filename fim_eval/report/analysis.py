@@ -1,7 +1,7 @@
 """From scored runs to findings: every number of a report, and where it comes from.
 
-What is asked of the numbers stands in `rows`, `pairs`, `trends` and `parts`; all of it is answered
-together.
+What is asked of the numbers stands in `rows`, `pairs`, `strategies`, `trends` and `parts`; all of
+it is answered together.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from fim_eval.published import Published, published
+from fim_eval.report import strategies
 from fim_eval.report.answer import caveats_of, in_words, is_rehearsed
 from fim_eval.report.definitions import DEFINITIONS, HEADLINE
 from fim_eval.report.estimates import Answer, Later, Questions
@@ -54,9 +55,11 @@ def findings(
     questions = Questions()
     of_rows = rows(study, questions)
     of_pairs = list(pairs(study, questions))
+    of_strategies = list(strategies.strategy_differences(study, questions))
     of_trends = list(trends(study, questions))
     of_parts = list(breakdowns(study, questions))
     of_differences = list(part_differences(study, questions))
+    of_strategy_parts = list(strategies.strategy_part_differences(study, questions))
     beside = list(_beside(calibration, questions)) if calibration else []
     answers = questions.answers(seed=seed, resamples=resamples)
     noise = sorted(
@@ -74,9 +77,11 @@ def findings(
         caveats=(),
         rows=tuple(later(answers) for later in of_rows),
         pairs=judged([later(answers) for later in of_pairs], noise),
+        strategy_differences=strategies.judged([later(answers) for later in of_strategies], noise),
         trends=tuple(later(answers) for later in of_trends),
         breakdowns=tuple(later(answers) for later in of_parts),
         part_differences=tuple(later(answers) for later in of_differences),
+        strategy_part_differences=tuple(later(answers) for later in of_strategy_parts),
         noise=tuple(noise),
         beside=tuple(later(answers) for later in beside),
         checks=tuple(study.checks()),

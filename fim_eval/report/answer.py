@@ -57,6 +57,8 @@ def in_words(found: Findings) -> tuple[str, ...]:
     for other in told[1:]:
         if other[0] in INFILLING and other[1] == kind:
             sentences += _infilling(found, other[2], metric)
+    for infilling in INFILLING:
+        sentences += _worth(found, infilling, kind, (metric, "bits_per_character"))
     for other in told[1:]:
         if other[0] == strategy and other[1] != kind:
             sentences += _brief(found, other[2], metric, of_kind=True)
@@ -206,6 +208,29 @@ def _infilling(found: Findings, rows: Sequence[Row], metric: Metric) -> Iterator
         f"{_points(pair.difference, metric)} ({_interval(pair.difference, metric)}; "
         f"{_chance(pair)}), {FINDINGS[pair.finding]}."
     )
+
+
+def _worth(
+    found: Findings, strategy: Strategy, kind: Kind, metrics: Sequence[Metric]
+) -> Iterator[str]:
+    """What infilling brings the smallest and the largest model over left to right."""
+    told = []
+    for metric in metrics:
+        some = [
+            one
+            for one in found.strategy_differences
+            if (one.strategy, one.than, one.kind, one.metric) == (strategy, "lr", kind, metric)
+        ]
+        shown = [
+            f"{_points(one.difference, metric)} for {_plain(one.model)} "
+            f"({_interval(one.difference, metric)}), {one.finding}"
+            for one in dict.fromkeys((*some[:1], *some[-1:]))
+        ]
+        if shown:
+            told.append(f"{METRIC_NAMES[metric]} changes by {_and(shown)}")
+    if told:
+        how = _capital(STRATEGY_NAMES[strategy])
+        yield f"{how} instead of left to right, on the same tasks: {'; '.join(told)}."
 
 
 def caveats_of(found: Findings, runs: Sequence[ScoredRun], *, set_apart: bool) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ DEFINITIONS: Mapping[str, str] = {
     "wilson": "Wilson's score interval, where no problem has two tasks.",
     "difference": "Larger minus smaller model, over the tasks that both were asked, paired by "
     "task.",
+    "strategy_difference": "One model, asked in one way minus in another, paired by task, under "
+    "the headline policy; p_holm is over all models and strategies of the same kind and metric.",
     "p_permutation": "How often a difference as large comes about if each problem's sign is drawn "
     "at random; two-sided. If something is unresolved, of its least favourable outcome.",
     "p_mcnemar": "McNemar's exact test on problems: those with more right answers of the one model "

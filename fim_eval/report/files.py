@@ -10,7 +10,14 @@ import polars as pl
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.report.definitions import METRIC_NAMES, billions
-from fim_eval.report.findings import Estimate, Findings, Metric, Row
+from fim_eval.report.findings import (
+    Estimate,
+    Findings,
+    Metric,
+    Pair,
+    Row,
+    StrategyDifference,
+)
 from fim_eval.report.scored import ScoredRun
 from fim_eval.terminal import printable
 
@@ -29,6 +36,7 @@ def write_findings(found: Findings, runs: Sequence[ScoredRun], folder: Path) -> 
     report.json     all of `Findings`
     answer.md       the answer in words, the main table, what to know before believing it
     pairs.csv       one row per pair of models and metric: see `pairs_table`
+    strategies.csv  one row per model, pair of strategies and metric: see `strategies_table`
     table.tex       the main table, for LaTeX with booktabs
     tasks.parquet   one row per task, model, strategy and policy: see `tasks_table`
 
@@ -52,13 +60,14 @@ def write_findings(found: Findings, runs: Sequence[ScoredRun], folder: Path) -> 
             content = text.encode("utf-8", "backslashreplace")
             (folder / name).write_bytes(content)
         pairs_table(found).write_csv(folder / "pairs.csv")
+        strategies_table(found).write_csv(folder / "strategies.csv")
         tasks_table(runs).write_parquet(folder / "tasks.parquet")
     except OSError as error:
         raise RunDirectoryError(
             f"{folder}: cannot be written ({error.strerror or error}); "
             "name a folder of your own with --out"
         ) from error
-    return [folder / name for name in (*texts, "pairs.csv", "tasks.parquet")]
+    return [folder / name for name in (*texts, "pairs.csv", "strategies.csv", "tasks.parquet")]
 
 
 def pairs_table(found: Findings) -> pl.DataFrame:
@@ -67,12 +76,6 @@ def pairs_table(found: Findings) -> pl.DataFrame:
     Columns: those of `findings.Pair`, its difference spread over difference (null if something is
     unresolved), least, most, low, high f64; tasks, problems i64.
     """
-    rows = [
-        pair.model_dump(exclude={"difference"})
-        | {"difference": pair.difference.value}
-        | pair.difference.model_dump(exclude={"value"})
-        for pair in found.pairs
-    ]
     words = ("smaller", "larger", "strategy", "kind", "policy", "metric")
     counts = ("tasks", "problems", "both", "only_smaller", "only_larger", "neither")
     numbers = (
@@ -85,7 +88,35 @@ def pairs_table(found: Findings) -> pl.DataFrame:
         | dict.fromkeys(counts, pl.Int64)
         | {"finding": pl.String}
     )
+    return pl.DataFrame(list(map(_spread, found.pairs)), schema=schema, orient="row")
+
+
+def strategies_table(found: Findings) -> pl.DataFrame:
+    """One row per model, pair of strategies, kind and metric, under the kind's headline policy.
+
+    Columns: those of `findings.StrategyDifference`, its difference spread as in `pairs_table`.
+    """
+    words = ("model", "strategy", "than", "kind", "policy", "metric")
+    numbers = ("difference", "least", "most", "low", "high")
+    tests = ("p_permutation", "p_holm", "noise")
+    schema = (
+        dict.fromkeys(words, pl.String)
+        | dict.fromkeys(numbers, pl.Float64)
+        | dict.fromkeys(("tasks", "problems"), pl.Int64)
+        | dict.fromkeys(tests, pl.Float64)
+        | {"finding": pl.String}
+    )
+    rows = list(map(_spread, found.strategy_differences))
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _spread(one: Pair | StrategyDifference) -> dict[str, object]:
+    """A record whose difference stands beside its other columns."""
+    return (
+        one.model_dump(exclude={"difference"})
+        | {"difference": one.difference.value}
+        | one.difference.model_dump(exclude={"value"})
+    )
 
 
 def tasks_table(runs: Sequence[ScoredRun]) -> pl.DataFrame:

@@ -145,6 +145,33 @@ class Pair(Record):
     finding: Literal["larger better", "smaller better", "no difference shown", "below the noise"]
 
 
+class StrategyDifference(Record):
+    """One model asked in two ways on the same tasks, under the headline policy of their kind."""
+
+    model: str
+    strategy: Strategy
+    than: Strategy
+    """The other way; left to right if that is one of the two."""
+
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    difference: Estimate
+    """As `strategy` asks minus as `than` does, paired by task."""
+
+    p_permutation: float | None
+    """As of `Pair`."""
+
+    p_holm: float | None
+    """After Holm, over all models and strategies of the same kind and metric."""
+
+    noise: float | None
+    """As of `Pair`: of the two strategies the larger."""
+
+    finding: Literal["better", "worse", "no difference shown", "below the noise"]
+    """Of `strategy`."""
+
+
 class Trend(Record):
     """How a metric goes up with size."""
 
@@ -198,6 +225,22 @@ class PartDifference(Record):
     order: int
     difference: Estimate
     """Larger minus smaller, paired by task."""
+
+
+class StrategyPartDifference(Record):
+    """Between infilling and left to right, on a part of the tasks. Not tested by itself."""
+
+    model: str
+    strategy: Strategy
+    than: Strategy
+    kind: Kind
+    policy: Policy
+    metric: Metric
+    by: By
+    group: str
+    order: int
+    difference: Estimate
+    """As `strategy` asks minus as `than` does, paired by task."""
 
 
 class Noise(Record):
@@ -276,9 +319,11 @@ class Findings(Record):
 
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
+    strategy_differences: tuple[StrategyDifference, ...] = ()
     trends: tuple[Trend, ...]
     breakdowns: tuple[Breakdown, ...]
     part_differences: tuple[PartDifference, ...] = ()
+    strategy_part_differences: tuple[StrategyPartDifference, ...] = ()
     noise: tuple[Noise, ...]
     beside: tuple[Beside, ...]
     checks: tuple[Check, ...]

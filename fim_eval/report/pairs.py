@@ -11,7 +11,7 @@ import numpy as np
 
 from fim_eval.report.definitions import LOWER_IS_BETTER, RATES
 from fim_eval.report.estimates import Answer, Later, Questions, Values, combined
-from fim_eval.report.findings import Metric, Noise, Pair
+from fim_eval.report.findings import Estimate, Metric, Noise, Pair
 from fim_eval.report.noise import share
 from fim_eval.report.study import Cell, Study
 from fim_eval.statistics import detectable, holm
@@ -112,12 +112,31 @@ def _with_holm(pairs: Sequence[Pair]) -> Iterator[Pair]:
 def _finding(
     pair: Pair, adjusted: float
 ) -> Literal["larger better", "smaller better", "no difference shown", "below the noise"]:
-    least, most = pair.difference.least, pair.difference.most
-    if pair.noise is not None and least is not None and most is not None:
+    match called(pair.difference, pair.metric, adjusted, pair.noise):
+        case "better":
+            return "larger better"
+        case "worse":
+            return "smaller better"
+        case other:
+            return other
+
+
+def called(
+    difference: Estimate, metric: Metric, adjusted: float, noise: float | None
+) -> Literal["better", "worse", "no difference shown", "below the noise"]:
+    """What is said of that which the other is taken from.
+
+    Args:
+        difference: between two models, or of one model in two ways.
+        metric: whose it is.
+        adjusted: its probability after Holm.
+        noise: share of tasks that flip when the same is asked again; None: not known.
+    """
+    least, most = difference.least, difference.most
+    if noise is not None and least is not None and most is not None:
         furthest = max(abs(least), abs(most))
-        if 0 < furthest < pair.noise:
+        if 0 < furthest < noise:
             return "below the noise"
     if adjusted >= SIGNIFICANT or least is None or most is None:
         return "no difference shown"
-    goes_up = least > 0
-    return "larger better" if goes_up != (pair.metric in LOWER_IS_BETTER) else "smaller better"
+    return "better" if (least > 0) != (metric in LOWER_IS_BETTER) else "worse"

@@ -14,6 +14,7 @@ import polars as pl
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.postprocess import POLICIES
+from fim_eval.report.definitions import HEADLINE
 from fim_eval.report.estimates import Floats, Integers, Values
 from fim_eval.report.findings import By, Check, Metric
 from fim_eval.report.scored import Model, ScoredRun, check_tasks
@@ -101,6 +102,23 @@ class Study:
                 ]
                 if some:
                     yield cells[0], metric, some
+
+    def ways(self) -> Iterator[tuple[Metric, list[tuple[Cell, Values]]]]:
+        """Per model, kind and metric: the strategies to compare, under the headline policy."""
+        groups: dict[tuple[str, Kind], list[Cell]] = {}
+        for cell in self.cells:
+            trained = cell.strategy not in INFILLING or self.models[cell.model].trained
+            if trained and cell.policy == HEADLINE[cell.kind]:
+                groups.setdefault((cell.model, cell.kind), []).append(cell)
+        for cells in groups.values():
+            for metric in get_args(Metric):
+                some = [
+                    (cell, self.values[cell][metric])
+                    for cell in cells
+                    if metric in self.values[cell]
+                ]
+                if len(some) > 1:
+                    yield metric, some
 
     def _parts(self, kind: Kind) -> Iterator[tuple[By, int, str, Integers]]:
         for by in get_args(By):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import get_args
 
-from fim_eval.report.findings import Breakdown, Findings, Metric, Pair, Row
+from fim_eval.report.findings import Breakdown, By, Findings, Metric, Pair, Row
 from fim_eval.terminal import printable
 from fim_eval.words import Kind, Policy, Strategy
 
@@ -25,6 +25,15 @@ RATES: tuple[Metric, ...] = (
     "pass_at_1", "pass_at_1_sensitive", "exact_match", "exact_match_rstrip", "edit_similarity",
 )  # fmt: skip
 """Told in percent."""
+
+GROUPS: dict[By, str] = {
+    "length": "length of the reference, characters",
+    "position": "position in the program",
+    "part": "part of the syntax tree",
+    "split": "split",
+    "dataset": "data set",
+}
+"""By what tasks are told in parts, and how that is called."""
 
 STRATEGIES: tuple[Strategy, ...] = ("lr", "lr-rerank", "fewshot", "fim-psm", "fim-spm")
 KINDS: tuple[Kind, ...] = get_args(Kind)

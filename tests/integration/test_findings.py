@@ -29,8 +29,21 @@ from fim_eval.report import (
     write_findings,
 )
 from fim_eval.report import scored as scored_module
-from fim_eval.report.files import as_latex, as_markdown, pairs_table, tasks_table
-from fim_eval.report.findings import Estimate, Findings, Metric, Pair, Row
+from fim_eval.report.files import (
+    as_latex,
+    as_markdown,
+    pairs_table,
+    strategies_table,
+    tasks_table,
+)
+from fim_eval.report.findings import (
+    Estimate,
+    Findings,
+    Metric,
+    Pair,
+    Row,
+    StrategyDifference,
+)
 from fim_eval.statistics import mcnemar_exact, wilson
 from tests.integration import InProcess
 from tests.integration.simulated import Simulated, Suite, suite, true_rates, write_run, write_study
@@ -95,6 +108,8 @@ def estimates(of: Findings) -> Iterator[Estimate]:
     yield from (one.slope for one in of.trends)
     yield from (one.estimate for one in of.breakdowns)
     yield from (one.difference for one in of.part_differences)
+    yield from (one.difference for one in of.strategy_differences)
+    yield from (one.difference for one in of.strategy_part_differences)
 
 
 def test_intervals_hold_the_rates_that_the_models_were_given(
@@ -422,6 +437,75 @@ def test_parts_hold_every_task_once_and_one_part_alone_is_not_told(
     assert {(one.smaller, one.larger) for one in gains} == {("size-7b", "size-70b")}
 
 
+def ways(of: Findings, metric: Metric, kind: str = "single-line") -> list[StrategyDifference]:
+    return [one for one in of.strategy_differences if (one.metric, one.kind) == (metric, kind)]
+
+
+def test_strategies_of_one_model_are_compared_as_one_compares_them_by_hand(
+    tasks: Suite, study: tuple[Path, Findings]
+) -> None:
+    some = ways(study[1], "pass_at_1")
+    assert [(one.model, one.strategy, one.than) for one in some] == [
+        ("size-7b", "fim-psm", "lr"), ("size-13b", "fim-psm", "lr"),
+    ], "70B's probe says nothing, 34B does not infill"  # fmt: skip
+    for one, model in zip(some, FOUR, strict=False):
+        before = true_rates(tasks, model)
+        after = true_rates(tasks, replace(model, strategy="fim-psm", rate=model.rate + 0.1))
+        names = [task.task_id for task in tasks.tasks if task.kind == "single-line"]
+        gain = sum(after[name] - before[name] for name in names) / len(names)
+        assert one.difference.value == pytest.approx(gain)
+        assert one.difference.tasks == len(names)
+    [distance, _] = ways(study[1], "edit_distance")
+    assert distance.difference.value is not None
+    assert (distance.difference.value < 0) == (distance.finding == "better")
+
+
+def test_a_strategy_that_is_better_is_called_so_and_told(tasks: Suite, tmp_path: Path) -> None:
+    models = [
+        replace(FOUR[0], rate=0.3),
+        replace(FOUR[0], rate=0.8, strategy="fim-psm"),
+        replace(FOUR[0], rate=0.1, strategy="fim-spm"),
+    ]
+    write_study(tmp_path, tasks, models)
+    of = found(tmp_path)
+    some = {(one.strategy, one.than): one for one in ways(of, "pass_at_1")}
+    assert {key: one.finding for key, one in some.items()} == {
+        ("fim-psm", "lr"): "better", ("fim-spm", "lr"): "worse", ("fim-spm", "fim-psm"): "worse",
+    }  # fmt: skip
+    chances = sorted((one.p_permutation or 0, one.p_holm or 0) for one in some.values())
+    assert chances[0][1] == pytest.approx(3 * chances[0][0]), "Holm's family is all three"
+    [told, _] = [line for line in of.answer if "instead of left to right" in line]
+    assert told.startswith("Asked to infill (prefix first) instead of left to right, on the same")
+    assert "for size-7b (95 % interval " in told
+    assert told.endswith("better.")
+    parts = [one for one in of.strategy_part_differences if one.metric == "pass_at_1"]
+    assert {one.strategy for one in parts} == {"fim-psm", "fim-spm"}
+    for by in ("length", "position", "split"):
+        of_kind = [
+            one.difference
+            for one in parts
+            if (one.by, one.kind, one.strategy) == (by, "single-line", "fim-psm")
+        ]
+        whole = sum((one.value or 0) * one.tasks for one in of_kind) / 240
+        assert whole == pytest.approx(some["fim-psm", "lr"].difference.value)
+
+
+def test_strategies_that_differ_less_than_asking_twice_are_called_so(
+    tasks: Suite, tmp_path: Path
+) -> None:
+    one = replace(FOUR[0], rate=0.60)
+    other = replace(one, name=one.name, strategy="fim-psm", rate=0.62)
+    for model in (one, other):
+        path = write_run(tmp_path / model.strategy, tasks, model)
+        part = Suite(tasks.problems, tasks.tasks[::4], tasks.hardness)
+        write_run(path / "audit", part, replace(model, noise=1))
+    [between] = ways(found(tmp_path), "pass_at_1")
+    assert between.noise is not None
+    assert between.difference.value is not None
+    assert 0 < abs(between.difference.value) < between.noise
+    assert between.finding == "below the noise"
+
+
 def test_ceiling_and_floor_are_those_of_the_problems_at_hand(
     study: tuple[Path, Findings],
 ) -> None:
@@ -548,21 +632,28 @@ def test_report_json_reads_back_as_what_was_found(
     runs = read_scored(find_runs([folder]))
     paths = write_findings(of, runs, tmp_path / "out")
     assert [path.name for path in paths] == [
-        "report.json", "answer.md", "table.tex", "pairs.csv", "tasks.parquet",
+        "report.json", "answer.md", "table.tex", "pairs.csv", "strategies.csv", "tasks.parquet",
     ]  # fmt: skip
     assert Findings.model_validate_json(paths[0].read_bytes()) == of
     assert of.answer[0].partition(":")[0] in paths[1].read_text()
     table = pl.read_csv(paths[3])
     assert len(table) == len(of.pairs)
     assert table["difference"].null_count() > 0, "an unresolved difference is no number"
-    assert pl.read_parquet(paths[4]).equals(tasks_table(runs))
+    ways_told = pl.read_csv(paths[4])
+    assert len(ways_told) == len(of.strategy_differences)
+    assert ways_told["than"].unique().to_list() == ["lr"]
+    assert pl.read_parquet(paths[5]).equals(tasks_table(runs))
 
 
 def test_every_column_of_the_files_is_documented(study: tuple[Path, Findings]) -> None:
     folder, of = study
     text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
     documented = set(re.findall(r"`([a-z0-9_]+)`", text))
-    columns = {*tasks_table(read_scored(find_runs([folder]))).columns, *pairs_table(of).columns}
+    columns = {
+        *tasks_table(read_scored(find_runs([folder]))).columns,
+        *pairs_table(of).columns,
+        *strategies_table(of).columns,
+    }
     assert columns - documented == set()
 
 
@@ -604,8 +695,8 @@ class TestTheCommand:
         assert "The larger model is better" in done.stderr
         assert "size-7b, lr" in done.stdout
         assert {path.name for path in (in_process.folder / "out").iterdir()} == {
-            "answer.md", "figures", "index.html", "pairs.csv", "report.json", "summary.csv",
-            "summary.json", "summary.parquet", "table.tex", "tasks.parquet",
+            "answer.md", "figures", "index.html", "pairs.csv", "report.json", "strategies.csv",
+            "summary.csv", "summary.json", "summary.parquet", "table.tex", "tasks.parquet",
         }  # fmt: skip
         report = json.loads((in_process.folder / "out" / "report.json").read_bytes())
         assert (report["seed"], report["resamples"]) == (3, 200)

@@ -179,6 +179,39 @@ def test_every_gain_on_a_part_stands_in_the_page_with_its_interval() -> None:
     assert [len(re.findall("<svg", of)) for of in tables.values()] == [33, 33, 33, 45]
 
 
+def test_every_difference_between_strategies_stands_in_the_page_with_its_interval() -> None:
+    findings = made_findings()
+    shown = sections(findings, ())
+    tables = dict(
+        re.findall(r"Differences between strategies, ([\w-]+)</caption>(.*?)</table>", shown)
+    )
+    assert list(tables) == ["single-line", "multi-line", "random-span", "block"]
+    for each in findings.strategy_differences:
+        told_as = told_estimate(each.difference, "pass_at_1", signed=True)
+        shade = ' class="up"' if each.finding == "better" else ""
+        assert f'<td{shade}><span class="value">{told_as}</span>' in tables[each.kind]
+        assert f"{each.strategy} − lr" in tables[each.kind]
+    lines = tables["block"].count("<tr>") - 1
+    assert lines == sum(each.kind == "block" for each in findings.strategy_differences)
+
+
+def test_where_the_suffix_tells_is_told_by_part_of_the_tasks() -> None:
+    shown = sections(made_findings(), ())
+    (table,) = re.findall(
+        r"Infilling minus left to right on parts, block</caption>(.*?)</table>", shown
+    )
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table)
+    first = dict(rows)["first fifth"]
+    assert re.findall(r'class="value">([^<]+)', first) == ["−0.210"] * 3, "34B does not infill"
+    assert "by position in the program" in table
+
+
+def test_models_asked_in_one_way_have_no_differences_between_strategies() -> None:
+    shown = sections(made_findings(strategies=("lr",)), ())
+    assert "One way of asking minus another" not in shown
+    assert "Where the suffix tells" not in shown
+
+
 @pytest.mark.parametrize(
     ("low", "high", "word"),
     [(0.01, 0.05, "gained"), (-0.05, -0.01, "lost"), (-0.01, 0.05, "unsure"), (0, 0.05, "unsure")],

@@ -20,6 +20,7 @@ from fim_eval.report.page.tables import (
     tables_by_kind,
 )
 from fim_eval.report.views import (
+    GROUPS,
     METRICS,
     headline_metric,
     headline_pairs,
@@ -30,14 +31,6 @@ from fim_eval.report.views import (
     strategies_of,
 )
 from fim_eval.words import Kind, Strategy
-
-_GROUPS: dict[str, str] = {
-    "length": "length of the reference, characters",
-    "position": "position in the program",
-    "part": "part of the syntax tree",
-    "split": "split",
-    "dataset": "data set",
-}
 
 
 def breakdowns(findings: Findings, figures: dict[str, Drawn]) -> Html | None:
@@ -60,7 +53,7 @@ def breakdowns(findings: Findings, figures: dict[str, Drawn]) -> Html | None:
         return None
     tables = [
         tag("details", tag("summary", f"By {words}"), _breakdown_table(findings, of, words, metric))
-        for by, words in _GROUPS.items()
+        for by, words in GROUPS.items()
         if (of := [each for each in chosen if each.by == by])
     ]
     return section(
@@ -167,7 +160,7 @@ def _widest(findings: Findings, metric: Metric) -> dict[tuple[Kind, Strategy], P
 def _in_groups(parts: dict[tuple[str, str], list[_Gain]]) -> list[tuple[str, _Gains]]:
     return [
         (words, [(group, gains) for (its, group), gains in parts.items() if its == by])
-        for by, words in _GROUPS.items()
+        for by, words in GROUPS.items()
         if any(its == by for its, _ in parts)
     ]
 

@@ -1,4 +1,4 @@
-"""What was found: over size, in numbers, by truncation and by the way of asking."""
+"""What was found: over size, in numbers, and by truncation."""
 
 from __future__ import annotations
 
@@ -30,15 +30,6 @@ from fim_eval.report.views import (
     short_names,
     strategies_of,
 )
-from fim_eval.words import Strategy
-
-_STRATEGY_WORDS: dict[Strategy, str] = {
-    "lr": "left to right: the program before the hole",
-    "lr-rerank": "left to right, the most probable of several candidates",
-    "fewshot": "both sides as plain text, after worked examples",
-    "fim-psm": "infilling: prefix, suffix, middle",
-    "fim-spm": "infilling: suffix, prefix, middle",
-}
 
 
 def _sentence(words: str) -> str:
@@ -236,39 +227,4 @@ def truncation(findings: Findings) -> Html | None:
             "Shaded: the policy that the answer is told under.",
         ),
         tables_by_kind(f"{METRICS[metric]} by truncation policy", ["model", *policies], bodies),
-    )
-
-
-def asking(findings: Findings) -> Html | None:
-    """The same tasks, asked otherwise."""
-    metric = headline_metric(findings)
-    strategies = strategies_of(findings)
-    if len(strategies) < 2:
-        return None
-    found = {(row.kind, row.model, row.strategy): row for row in headline_rows(findings)}
-    bodies = []
-    for kind in kinds_of(findings):
-        rows = []
-        for model in models_of(findings):
-            cells = [found.get((kind, model, strategy)) for strategy in strategies]
-            if any(cells):
-                shown = [
-                    estimate_cell(row.metrics.get(metric) if row else None, metric) for row in cells
-                ]
-                rows.append([head(model_name(findings, model)), *shown])
-        if rows:
-            bodies.append((kind, None, rows))
-    return section(
-        "strategies",
-        "What the way of asking does",
-        tag("p", f"{METRICS[metric]} in percent, under the headline truncation."),
-        tag(
-            "ul",
-            *(
-                tag("li", tag("b", strategy), f" {_STRATEGY_WORDS[strategy]}")
-                for strategy in strategies
-            ),
-            class_="plain",
-        ),
-        tables_by_kind(f"{METRICS[metric]} by strategy", ["model", *strategies], bodies),
     )

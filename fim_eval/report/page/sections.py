@@ -12,7 +12,8 @@ from fim_eval.report.page.conduct import beside, ceiling_and_noise, failures, sp
 from fim_eval.report.page.differences import differences
 from fim_eval.report.page.markup import Html, join, tag, text
 from fim_eval.report.page.parts import breakdowns
-from fim_eval.report.page.results import asking, main_table, scaling, truncation
+from fim_eval.report.page.results import main_table, scaling, truncation
+from fim_eval.report.page.strategies import asking
 from fim_eval.report.page.tables import fact_list, scrolled, section
 from fim_eval.report.views import METRICS, kinds_of, strategies_of
 

@@ -12,8 +12,8 @@ from fim_eval.report.views import RATES, models_of, plain_names, sizes_of, told_
 from fim_eval.words import Kind
 
 _WORDS: dict[str, str] = {
-    "strategy": "word if-wide", "tasks cut as": "word", "metric": "word", "of": "word",
-    "finding": "word", "source": "word",
+    "strategy": "word if-wide", "strategies": "word if-wide", "tasks cut as": "word",
+    "metric": "word", "of": "word", "finding": "word", "source": "word",
 }  # fmt: skip
 """Columns of words, not of numbers, with their classes."""
 
