@@ -71,9 +71,10 @@ help: ## This list
 .PHONY: demo demo-smollm2
 demo: $(EMBEDDED:%=$(DEMO)/%.done) ## The whole study on this machine: two small models that infill, on vLLM, no GPU, no download but packages
 	$(BIN)/fim-eval report $(DEMO) --out $(DEMO)/report
+# Each model's own table is left out: the report's holds both.
 $(DEMO)/%.done: servers/ladder/models/%/model.safetensors | $(VENV)/ready $(SERVER_VENV)/ready
 	$(PYTHON) servers/with_server.py ladder-$* --log $(DEMO)/server-$*.log -- \
-	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out $(DEMO)
+	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out $(DEMO) > /dev/null
 	@touch $@
 demo-smollm2: $(VENV)/ready $(SMOLLM2)/config.json ## The same with SmolLM2-135M, which was never trained to infill: left to right only
 	$(PYTHON) servers/with_server.py smollm2 --log runs/demo-smollm2/server.log -- \

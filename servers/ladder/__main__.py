@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--matrix-rate", type=float, default=recipe.MATRIX_RATE)
     parser.add_argument("--other-rate", type=float, default=recipe.OTHER_RATE)
     parser.add_argument(
-        "--bfloat16", action="store_true", help="faster where the processor multiplies bfloat16"
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        help="multiply in bfloat16; by default from 4.5m on, where the processor does",
     )
     options = parser.parse_args()
     unknown = set(options.sizes) - set(recipe.SIZES)
@@ -43,17 +45,28 @@ def main() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         text = corpus.build()
     tokenizer = pieces.train([one.text for one in text.train])
-    for size in missing:
+    for name in missing:
+        size = recipe.SIZES[name]
+        by_default = size.hidden >= recipe.BFLOAT16_FROM and _multiplies_bfloat16()
         plan = Plan(
-            recipe.SIZES[size],
+            size,
             tokens=options.tokens,
             length=options.length,
             rows=options.rows,
             matrix_rate=options.matrix_rate,
             other_rate=options.other_rate,
-            bfloat16=options.bfloat16,
+            bfloat16=by_default if options.bfloat16 is None else options.bfloat16,
         )
-        train(size, plan, text, tokenizer, options.out / size)
+        train(name, plan, text, tokenizer, options.out / name)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it; without them it takes many times as long."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in told or "amx_bf16" in told
 
 
 if __name__ == "__main__":

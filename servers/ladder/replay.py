@@ -30,7 +30,15 @@ def main(folder: Path, steps: int) -> None:
         Size(first["layers"], first["hidden"]),
         **{
             key: first[key]
-            for key in ("tokens", "length", "rows", "seed", "matrix_rate", "other_rate")
+            for key in (
+                "tokens",
+                "length",
+                "rows",
+                "seed",
+                "matrix_rate",
+                "other_rate",
+                "bfloat16",
+            )
         },
     )
     torch.set_num_threads(2)
