@@ -224,7 +224,7 @@ def _worth(
         shown = [
             f"{_points(one.difference, metric)} for {_plain(one.model)} "
             f"({_interval(one.difference, metric)}), {one.finding}"
-            for one in dict.fromkeys((*some[:1], *some[-1:]))
+            for one in (some if len(some) < 2 else (some[0], some[-1]))
         ]
         if shown:
             told.append(f"{METRIC_NAMES[metric]} changes by {_and(shown)}")

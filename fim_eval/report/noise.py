@@ -10,6 +10,7 @@ from fim_eval.report.comparison import raw_texts
 from fim_eval.report.definitions import HEADLINE
 from fim_eval.report.findings import Metric, Noise
 from fim_eval.report.scored import ScoredRun, check_tasks
+from fim_eval.words import Strategy
 
 
 def noise_of(runs: Sequence[ScoredRun]) -> tuple[Noise, ...]:
@@ -32,7 +33,7 @@ def noise_of(runs: Sequence[ScoredRun]) -> tuple[Noise, ...]:
     return tuple(_noise(pl.concat(frames)) for frames in found.values())
 
 
-def share(noise: Noise, metric: Metric) -> float | None:
+def _share(noise: Noise, metric: Metric) -> float | None:
     """The share of tasks that flipped by a metric; None where that is not known."""
     match metric:
         case "exact_match" | "exact_match_rstrip":
@@ -41,6 +42,16 @@ def share(noise: Noise, metric: Metric) -> float | None:
             return noise.passed_changed / noise.tasks
         case _:
             return None
+
+
+def larger_share(
+    noise: Sequence[Noise], asked: Sequence[tuple[str, Strategy]], metric: Metric
+) -> float | None:
+    """Of two runs, each a model and a strategy, the larger share; None unless both are known."""
+    by_run = {(one.model, one.strategy): _share(one, metric) for one in noise}
+    shares = [by_run.get(run) for run in asked]
+    known = [one for one in shares if one is not None]
+    return max(known) if len(known) == len(asked) else None
 
 
 def _headline(run: ScoredRun) -> pl.DataFrame:

@@ -12,9 +12,9 @@ import numpy as np
 from fim_eval.report.definitions import LOWER_IS_BETTER, RATES
 from fim_eval.report.estimates import Answer, Later, Questions, Values, combined
 from fim_eval.report.findings import Estimate, Metric, Noise, Pair
-from fim_eval.report.noise import share
+from fim_eval.report.noise import larger_share
 from fim_eval.report.study import Cell, Study
-from fim_eval.statistics import detectable, holm
+from fim_eval.statistics import detectable, holm_by_family
 
 SIGNIFICANT = 0.05
 
@@ -31,8 +31,15 @@ def pairs(study: Study, questions: Questions) -> Iterator[Later[Pair]]:
 
 
 def judged(pairs: Sequence[Pair], noise: Sequence[Noise]) -> tuple[Pair, ...]:
-    """The pairs with the noise floor, adjusted probabilities, and what follows from both."""
-    return tuple(_with_holm([_with_noise(pair, noise) for pair in pairs]))
+    """The pairs with the noise floor, adjusted probabilities, and what follows from both.
+
+    A family of Holm's is all pairs of the same strategy, kind, policy and metric.
+    """
+    adjusted = holm_by_family(
+        [pair.p_permutation for pair in pairs],
+        [(pair.strategy, pair.kind, pair.policy, pair.metric) for pair in pairs],
+    )
+    return tuple(_judged(pair, p_holm, noise) for pair, p_holm in zip(pairs, adjusted, strict=True))
 
 
 def _both_ways(smaller: Values, larger: Values) -> tuple[int, int, int, int]:
@@ -80,56 +87,25 @@ def _pair(
     )
 
 
-def _with_noise(pair: Pair, noise: Sequence[Noise]) -> Pair:
-    """The pair with the larger of its models' shares; None unless both are known."""
-    shares = [
-        share(one, pair.metric)
-        for name in (pair.smaller, pair.larger)
-        for one in noise
-        if (one.model, one.strategy) == (name, pair.strategy)
-    ]
-    known = [one for one in shares if one is not None]
-    return pair.model_copy(update={"noise": max(known)}) if len(known) == 2 else pair
-
-
-def _with_holm(pairs: Sequence[Pair]) -> Iterator[Pair]:
-    """The pairs with their probabilities adjusted in families, and what follows from these."""
-    families: dict[tuple[str, ...], list[Pair]] = {}
-    for pair in pairs:
-        key = (pair.strategy, pair.kind, pair.policy, pair.metric)
-        families.setdefault(key, []).append(pair)
-    for family in families.values():
-        chances = [1.0 if pair.p_permutation is None else pair.p_permutation for pair in family]
-        for pair, adjusted in zip(family, holm(chances), strict=True):
-            yield pair.model_copy(
-                update={
-                    "p_holm": None if pair.p_permutation is None else adjusted,
-                    "finding": _finding(pair, adjusted),
-                }
-            )
-
-
-def _finding(
-    pair: Pair, adjusted: float
-) -> Literal["larger better", "smaller better", "no difference shown", "below the noise"]:
-    match called(pair.difference, pair.metric, adjusted, pair.noise):
-        case "better":
-            return "larger better"
-        case "worse":
-            return "smaller better"
-        case other:
-            return other
+def _judged(pair: Pair, p_holm: float | None, noise: Sequence[Noise]) -> Pair:
+    runs = [(name, pair.strategy) for name in (pair.smaller, pair.larger)]
+    floor = larger_share(noise, runs, pair.metric)
+    finding = called(pair.difference, pair.metric, p_holm, floor)
+    words = {"better": "larger better", "worse": "smaller better"}
+    return pair.model_copy(
+        update={"p_holm": p_holm, "noise": floor, "finding": words.get(finding, finding)}
+    )
 
 
 def called(
-    difference: Estimate, metric: Metric, adjusted: float, noise: float | None
+    difference: Estimate, metric: Metric, adjusted: float | None, noise: float | None
 ) -> Literal["better", "worse", "no difference shown", "below the noise"]:
     """What is said of that which the other is taken from.
 
     Args:
         difference: between two models, or of one model in two ways.
         metric: whose it is.
-        adjusted: its probability after Holm.
+        adjusted: its probability after Holm; None: not known.
         noise: share of tasks that flip when the same is asked again; None: not known.
     """
     least, most = difference.least, difference.most
@@ -137,6 +113,6 @@ def called(
         furthest = max(abs(least), abs(most))
         if 0 < furthest < noise:
             return "below the noise"
-    if adjusted >= SIGNIFICANT or least is None or most is None:
+    if adjusted is None or adjusted >= SIGNIFICANT or least is None or most is None:
         return "no difference shown"
     return "better" if (least > 0) != (metric in LOWER_IS_BETTER) else "worse"

@@ -19,11 +19,11 @@ from fim_eval.report.findings import (
     StrategyDifference,
     StrategyPartDifference,
 )
-from fim_eval.report.noise import share
+from fim_eval.report.noise import larger_share
 from fim_eval.report.pairs import called
 from fim_eval.report.parts import IN_PARTS
 from fim_eval.report.study import Cell, Study
-from fim_eval.statistics import holm
+from fim_eval.statistics import holm_by_family
 from fim_eval.words import INFILLING
 
 
@@ -40,24 +40,17 @@ def strategy_differences(study: Study, questions: Questions) -> Iterator[Later[S
 def judged(
     differences: Sequence[StrategyDifference], noise: Sequence[Noise]
 ) -> tuple[StrategyDifference, ...]:
-    """The differences with the noise floor, adjusted probabilities, and what follows from both."""
-    families: dict[tuple[str, str], list[int]] = {}
-    for place, one in enumerate(differences):
-        families.setdefault((one.kind, one.metric), []).append(place)
-    found = list(differences)
-    for places in families.values():
-        chances = [differences[place].p_permutation for place in places]
-        adjusted = holm([1.0 if one is None else one for one in chances])
-        for place, chance, p_holm in zip(places, chances, adjusted, strict=True):
-            one, floor = differences[place], _noise(differences[place], noise)
-            found[place] = one.model_copy(
-                update={
-                    "p_holm": None if chance is None else p_holm,
-                    "noise": floor,
-                    "finding": called(one.difference, one.metric, p_holm, floor),
-                }
-            )
-    return tuple(found)
+    """The differences with the noise floor, adjusted probabilities, and what follows from both.
+
+    A family of Holm's is all models and strategies of the same kind and metric.
+    """
+    adjusted = holm_by_family(
+        [one.p_permutation for one in differences],
+        [(one.kind, one.metric) for one in differences],
+    )
+    return tuple(
+        _judged(one, p_holm, noise) for one, p_holm in zip(differences, adjusted, strict=True)
+    )
 
 
 def strategy_part_differences(
@@ -113,13 +106,10 @@ def _part(
     )
 
 
-def _noise(one: StrategyDifference, noise: Sequence[Noise]) -> float | None:
-    """The larger of the two strategies' shares; None unless both are known."""
-    shares = [
-        share(other, one.metric)
-        for strategy in (one.strategy, one.than)
-        for other in noise
-        if (other.model, other.strategy) == (one.model, strategy)
-    ]
-    known = [each for each in shares if each is not None]
-    return max(known) if len(known) == 2 else None
+def _judged(
+    one: StrategyDifference, p_holm: float | None, noise: Sequence[Noise]
+) -> StrategyDifference:
+    runs = [(one.model, strategy) for strategy in (one.strategy, one.than)]
+    floor = larger_share(noise, runs, one.metric)
+    finding = called(one.difference, one.metric, p_holm, floor)
+    return one.model_copy(update={"p_holm": p_holm, "noise": floor, "finding": finding})

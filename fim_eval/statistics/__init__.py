@@ -7,7 +7,7 @@ depends on nothing but the seed and the number of clusters.
 
 from fim_eval.statistics.bootstrap import interval_tail, intervals, standard_errors
 from fim_eval.statistics.clusters import cluster_starts, cluster_sums
-from fim_eval.statistics.hypotheses import holm, mcnemar_exact, sign_flip
+from fim_eval.statistics.hypotheses import holm, holm_by_family, mcnemar_exact, sign_flip
 from fim_eval.statistics.power import detectable, planned_error
 from fim_eval.statistics.proportions import wilson
 from fim_eval.statistics.trend import slope_weights
@@ -17,6 +17,7 @@ __all__ = [
     "cluster_sums",
     "detectable",
     "holm",
+    "holm_by_family",
     "interval_tail",
     "intervals",
     "mcnemar_exact",

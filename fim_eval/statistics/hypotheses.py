@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from itertools import product
 
@@ -89,6 +89,30 @@ def holm(probabilities: Sequence[float]) -> list[float]:
     for rank, place in enumerate(order):
         highest = max(highest, min(1.0, (len(order) - rank) * probabilities[place]))
         adjusted[place] = highest
+    return adjusted
+
+
+def holm_by_family(
+    probabilities: Sequence[float | None], families: Sequence[Hashable]
+) -> list[float | None]:
+    """`holm` within each family, in the order given.
+
+    Args:
+        probabilities: None: not known; counts as 1 in its family, and stays None.
+        families: of each probability, the name of its family.
+
+    >>> holm_by_family([0.01, 0.04, None], ["a", "b", "a"])
+    [0.02, 0.04, None]
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, family in enumerate(families):
+        places.setdefault(family, []).append(place)
+    adjusted: list[float | None] = [None] * len(probabilities)
+    for some in places.values():
+        chances = [probabilities[place] for place in some]
+        found = holm([1.0 if chance is None else chance for chance in chances])
+        for place, chance, one in zip(some, chances, found, strict=True):
+            adjusted[place] = None if chance is None else one
     return adjusted
 
 

@@ -39,7 +39,6 @@ middle begins: at the beginning of a line such an end is never far from likely."
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""
 
-
 BFLOAT16_FROM = 256
 """Hidden size from which products in bfloat16 are faster, on a processor that has them."""
 
