@@ -33,6 +33,11 @@ def main() -> None:
     unknown = set(options.sizes) - set(recipe.SIZES)
     if unknown:
         parser.error(f"no size {', '.join(sorted(unknown))}; there are {', '.join(recipe.SIZES)}")
+    step = options.rows * options.length
+    if options.tokens < 2 * step:
+        parser.error(
+            f"--tokens {options.tokens}: a step is {step:,} tokens, and a training has two at least"
+        )
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(mode=True)
     wanted = [size for size in recipe.SIZES if size in (options.sizes or recipe.SIZES)]

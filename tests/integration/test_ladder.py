@@ -53,6 +53,17 @@ def test_a_training_that_was_stopped_gives_the_weights_of_one_that_was_not(tmp_p
     assert whole == stopped
 
 
+def test_too_few_tokens_for_a_training_are_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [SERVER_PYTHON, "-m", "ladder", "--out", tmp_path, "--tokens", "6143"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        env={"PYTHONPATH": str(ROOT / "servers"), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--tokens 6143: a step is 3,072 tokens" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(
     platform.python_version() != LOGGED["python"],
     reason=f"the text is the standard library of Python {LOGGED['python']}",
