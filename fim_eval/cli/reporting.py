@@ -75,8 +75,14 @@ def write_report(runs: Sequence[ScoredRun], folder: Path, *, resamples: int, see
         *write_report_page(found, tasks, folder),
     ]
     say(found.answer[0])
-    say(f"{folder}: {', '.join(path.name for path in written)}")
+    # Of the figures only their folder: there are twenty.
+    parts = [path.relative_to(folder).parts for path in written]
+    beside = dict.fromkeys(part[0] + "/" * (len(part) > 1) for part in parts)
+    say(f"{folder}: {', '.join(beside)}")
 
+
+MOST_NAMED = 2
+"""Run directories that are named one by one where all of them were written to."""
 
 LISTED = 20
 """Flipped tasks that a terminal lists of each kind; --json has all."""
@@ -187,10 +193,12 @@ def _tell(
     for run in runs:
         try:
             store(summary_of([run]), run.path)
-            stored.append(run.path)
+            stored.append(str(run.path))
         except RunDirectoryError as error:  # someone else's run can be read all the same
             say(f"not stored: {error}")
+    if len(stored) > MOST_NAMED:
+        stored = [f"the directories of {len(stored)} runs"]
     if folder is not None:
         store(summary, folder)
-        stored.append(folder)
-    say(f"stored as summary.parquet, .csv and .json in {', '.join(map(str, stored)) or 'no place'}")
+        stored.append(str(folder))
+    say(f"stored as summary.parquet, .csv and .json in {' and '.join(stored) or 'no place'}")
