@@ -42,19 +42,40 @@ TWICE_RATE = 0.1
 ALIKE_RATE = 0.5
 """Of these: cut alike both times."""
 
+INDENTATIONS = ("\t", "\t", "  ", "  ", " ", "   ")
+"""Of a level, where a document is indented anew; one is drawn."""
+
+LEVEL = 4
+"""Spaces of a level in the standard library."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
+_INDENTATION = re.compile(r"^ +", re.MULTILINE)
 WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
 
 
-def shown(text: str, pieces: Pieces, draw: random.Random, length: int) -> list[int]:
+def shown(
+    text: str, pieces: Pieces, draw: random.Random, length: int, reindented_rate: float = 0.0
+) -> list[int]:
     """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
+    if reindented_rate and draw.random() < reindented_rate:
+        text = reindented(text, draw.choice(INDENTATIONS))
     taken = part(text, draw) if draw.random() < PART_RATE else text
     ids = ids_of(taken, pieces, draw)
     if draw.random() >= TWICE_RATE:
         return ids
     again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw)
     return ids + again if len(ids) + len(again) <= length else ids
+
+
+def reindented(text: str, level: str) -> str:
+    """The text with `level` for each four spaces that begin a line; what is left stays spaces."""
+
+    def anew(found: re.Match[str]) -> str:
+        levels, rest = divmod(len(found[0]), LEVEL)
+        return level * levels + " " * rest
+
+    return _INDENTATION.sub(anew, text)
 
 
 def part(text: str, draw: random.Random) -> str:
@@ -164,6 +185,7 @@ class Rows:
     pieces: Pieces
     length: int
     seed: int
+    reindented_rate: float = 0.0
     taken: int = 0
     """Documents that have been taken in, epochs before this one included."""
 
@@ -205,7 +227,9 @@ class Rows:
         for one in self.waiting:
             if one not in self._encoded:
                 draw = random.Random(f"{self.seed}/{one}")  # noqa: S311  reproducible
-                self._encoded[one] = shown(self._document(one).text, self.pieces, draw, self.length)
+                self._encoded[one] = shown(
+                    self._document(one).text, self.pieces, draw, self.length, self.reindented_rate
+                )
 
     def _document(self, number: int) -> Document:
         epoch, place = divmod(number, len(self.documents))

@@ -36,6 +36,12 @@ SPM_LINE_END_WEIGHT, CALM_FROM = 1.5, 0.6
 """The same where a line is over, too, from this share of the steps on. Nothing tells where an SPM
 middle begins: at the beginning of a line such an end is never far from likely."""
 
+SECOND_TOKENS, SECOND_RATE = 0.1, 0.1
+"""Of a second stage, as shares of those of the first."""
+
+REINDENTED_RATE = 0.3
+"""Of the second stage's documents: indented as others than the library's authors do."""
+
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""
 

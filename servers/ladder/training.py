@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides what comes out, but for the text."""
+    """All that decides what comes out of a stage, but for its text and its beginning."""
 
     size: Size
     tokens: int = recipe.TOKENS
@@ -84,13 +84,27 @@ class Plan:
     seed: int = recipe.SEED
     matrix_rate: float = recipe.MATRIX_RATE
     other_rate: float = recipe.OTHER_RATE
+    calm_from: float = recipe.CALM_FROM
+    reindented_rate: float = 0.0
     bfloat16: bool = False
     """Products in bfloat16, weights and sums in float32."""
 
     @property
     def steps(self) -> int:
-        """All of the training."""
+        """All of the stage."""
         return self.tokens // (self.rows * self.length)
+
+    def second(self) -> Plan:
+        """The stage that follows: short, at low rates, its text indented in other ways, too."""
+        return replace(
+            self,
+            tokens=max(round(self.tokens * recipe.SECOND_TOKENS), 2 * self.rows * self.length),
+            seed=self.seed + 1,
+            matrix_rate=self.matrix_rate * recipe.SECOND_RATE,
+            other_rate=self.other_rate * recipe.SECOND_RATE,
+            calm_from=0.0,
+            reindented_rate=recipe.REINDENTED_RATE,
+        )
 
 
 def new_model(plan: Plan, pieces: Pieces) -> LlamaForCausalLM:
@@ -126,15 +140,21 @@ def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
 
 
 class Training:
-    """A model, its optimisers and its place in the text."""
+    """A model, its optimisers and its place in the text, through both stages."""
 
     def __init__(self, plan: Plan, documents: tuple[Document, ...], pieces: Pieces) -> None:
-        """At step 0."""
-        self.plan = plan
+        """At step 0 of the first stage."""
+        self.documents, self.pieces = documents, pieces
+        self.first, self.second = plan, plan.second()
+        self.steps = self.first.steps + self.second.steps
         self.model = new_model(plan, pieces)
-        self.pieces = pieces
-        self.rows = Rows(documents, pieces, plan.length, plan.seed)
         self.step = 0
+        self._begin(self.first)
+
+    def _begin(self, plan: Plan) -> None:
+        """Have a stage's text and optimisers, at its beginning."""
+        self.plan = plan
+        self.rows = Rows(self.documents, self.pieces, plan.length, plan.seed, plan.reindented_rate)
         named = dict(self.model.named_parameters())
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
@@ -153,13 +173,15 @@ class Training:
 
     def advance(self) -> float:
         """One step; the loss before it."""
+        if self.plan is self.first and self.step == self.first.steps:
+            self._begin(self.second)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
             return self._advance()
 
     def _advance(self) -> float:
         self.model.train()
         rows = [self.rows.next() for _ in range(self.plan.rows)]
-        calm = self.step >= recipe.CALM_FROM * self.plan.steps
+        calm = self._step_of_stage() >= self.plan.calm_from * self.plan.steps
         counts = torch.tensor(
             [objective.counts_of(row, self.pieces, calm=calm)[1:] for row in rows]
         )
@@ -174,12 +196,14 @@ class Training:
         self.step += 1
         return float(loss.detach())
 
+    def _step_of_stage(self) -> int:
+        return self.step if self.plan is self.first else self.step - self.first.steps
+
     def _share(self) -> float:
-        """Of the highest rate: up, then down to 0."""
-        warm = max(1, round(self.plan.steps * recipe.WARM_UP))
-        up = (self.step + 1) / warm
-        down = (self.plan.steps - self.step) / (self.plan.steps - warm)
-        return min(up, down, 1.0)
+        """Of the stage's highest rate: up, then down to 0."""
+        step, steps = self._step_of_stage(), self.plan.steps
+        warm = max(1, round(steps * recipe.WARM_UP))
+        return min((step + 1) / warm, (steps - step) / (steps - warm), 1.0)
 
     def state(self) -> dict[str, Any]:
         """All of it, for `restore`."""
@@ -193,6 +217,8 @@ class Training:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.step = state["step"]
+        if self.step > self.first.steps:
+            self._begin(self.second)
         self.model.load_state_dict(state["model"])
         for (optimiser, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -217,7 +243,7 @@ def held_out_loss(
 
 
 def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path) -> None:
-    """Train to the end, from the checkpoint in `folder` if there is one, and save to `folder`.
+    """Train both stages, from the checkpoint in `folder` if there is one, and save to `folder`.
 
     While it lasts, the folder holds `checkpoint.pt` and `training.jsonl`; at the end, what vLLM
     serves, the log and the checksums.
@@ -237,18 +263,18 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
         training.restore(saved)
         kept = [line for line in _lines(log) if line.get("step", 0) <= training.step]
         log.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        _say(f"{name}: goes on at step {training.step} of {plan.steps}")
+        _say(f"{name}: goes on at step {training.step} of {training.steps}")
     else:
         log.write_text(json.dumps(made_of) + "\n")
     began, first = time.monotonic(), training.step
     written = began
     recent: list[float] = []
-    while training.step < plan.steps:
+    while training.step < training.steps:
         recent.append(training.advance())
         now = time.monotonic()
         if training.step <= TELL_EVERY or training.step % TELL_EVERY == 0:
             speed = (training.step - first) * plan.rows * plan.length / (now - began)
-            left_s = (plan.steps - training.step) * plan.rows * plan.length / speed
+            left_s = (training.steps - training.step) * plan.rows * plan.length / speed
             line = {
                 "step": training.step,
                 "loss": round(sum(recent) / len(recent), 4),
@@ -256,22 +282,22 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
                 "tokens_per_s": round(speed),
             }
             recent = []
-            if training.step % (TELL_EVERY * 10) == 0 or training.step == plan.steps:
+            if training.step % (TELL_EVERY * 10) == 0 or training.step == training.steps:
                 line["held_out_loss"] = round(
                     held_out_loss(training.model, plan, corpus.held_out, pieces), 4
                 )
             with log.open("a") as out:
                 out.write(json.dumps(line) + "\n")
             shown = ", ".join(f"{key} {value}" for key, value in line.items())
-            _say(f"{name} of {plan.steps}: {shown}, {left_s / 60:.1f} min left")
-        if now - written > CHECKPOINT_EVERY_S or training.step == plan.steps:
+            _say(f"{name} of {training.steps}: {shown}, {left_s / 60:.1f} min left")
+        if now - written > CHECKPOINT_EVERY_S or training.step == training.steps:
             written = now
             unfinished = checkpoint.with_suffix(".unfinished")
             torch.save({**training.state(), "made_of": made_of}, unfinished)
             unfinished.rename(checkpoint)
     save(training.model, tokenizer, folder)
     checkpoint.unlink(missing_ok=True)
-    _say(f"{name}: {folder} is complete; {training.rows.epochs:.2f} epochs")
+    _say(f"{name}: {folder} is complete; {training.rows.epochs:.2f} epochs of the second stage")
 
 
 def save(model: LlamaForCausalLM, tokenizer: bytes, folder: Path) -> None:
@@ -306,6 +332,7 @@ def _made_of(
 ) -> dict[str, Any]:
     """The log's first line."""
     parameters = sum(one.numel() for one in model.parameters())
+    second = plan.second()
     return {
         "size": name,
         "parameters": parameters,
@@ -329,7 +356,7 @@ def _made_of(
         "end_weight": recipe.END_WEIGHT,
         "spm_end_weight": recipe.SPM_END_WEIGHT,
         "spm_line_end_weight": recipe.SPM_LINE_END_WEIGHT,
-        "calm_from": recipe.CALM_FROM,
+        "calm_from": plan.calm_from,
         "first_weight": recipe.FIRST_WEIGHT,
         "first_decay": recipe.FIRST_DECAY,
         "infilling_rate": objective.INFILLING_RATE,
@@ -340,6 +367,15 @@ def _made_of(
         "part_rate": objective.PART_RATE,
         "twice_rate": objective.TWICE_RATE,
         "alike_rate": objective.ALIKE_RATE,
+        "second": {
+            "tokens": second.tokens,
+            "steps": second.steps,
+            "seed": second.seed,
+            "matrix_rate": second.matrix_rate,
+            "other_rate": second.other_rate,
+            "calm_from": second.calm_from,
+            "reindented_rate": second.reindented_rate,
+        },
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),

@@ -1,6 +1,7 @@
-"""A short training that is stopped and goes on, beside one that is not. Takes a folder.
+"""A short training that is stopped in both stages and goes on, beside one that is not.
 
-Runs in the server's environment. Prints the checksums of both models' weights, as JSON.
+Takes a folder; runs in the server's environment. Prints the checksums of both models' weights, as
+JSON.
 """
 
 from __future__ import annotations
@@ -37,17 +38,15 @@ def main(folder: Path) -> None:
     training.CHECKPOINT_EVERY_S = -1
     train("whole", plan, corpus, tokenizer, folder / "whole")
     advance = Training.advance
+    for stop_at in (3, 6, 7):
 
-    def until_the_fourth(self: Training) -> float:
-        if self.step == 3:
-            raise StoppedError
-        return advance(self)
+        def until(self: Training, step: int = stop_at) -> float:
+            if self.step == step:
+                raise StoppedError
+            return advance(self)
 
-    with (
-        contextlib.suppress(StoppedError),
-        mock.patch.object(Training, "advance", until_the_fourth),
-    ):
-        train("whole", plan, corpus, tokenizer, folder / "stopped")
+        with contextlib.suppress(StoppedError), mock.patch.object(Training, "advance", until):
+            train("whole", plan, corpus, tokenizer, folder / "stopped")
     train("whole", plan, corpus, tokenizer, folder / "stopped")
     steps = [
         [json.loads(line).get("step") for line in (folder / one / "training.jsonl").open()]

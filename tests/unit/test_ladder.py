@@ -167,6 +167,27 @@ def test_one_document_of_ten_is_shown_twice_if_it_fits_half_of_them_cut_alike() 
     assert all(len(ids) <= longest // 8 for ids in short if ids.count(BOS) == 2)
 
 
+@pytest.mark.parametrize("level", sorted(set(objective.INDENTATIONS)))
+def test_a_document_indented_anew_differs_in_what_begins_its_lines(level: str) -> None:
+    given = "class A:\n    def f(self):\n        return g(1,\n          2)    # x\n\n    y = 1\n"
+    assert objective.reindented(given, level) == (
+        f"class A:\n{level}def f(self):\n{level * 2}return g(1,\n{level * 2}  2)    # x\n\n"
+        f"{level}y = 1\n"
+    )
+    assert objective.reindented(given, "    ") == given
+
+
+def test_a_share_of_the_documents_is_indented_anew_and_none_unless_told() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    (tab,) = {pieces.goes_on("\tx")[0], pieces.goes_on("\t\ty")[1]}
+    seeds = range(1_500)
+    told = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000, 0.3) for seed in seeds]
+    tabs = sum(tab in ids for ids in told)
+    assert tabs == pytest.approx(len(seeds) * 0.3 * 2 / 6, rel=0.25)
+    untold = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in seeds]
+    assert not any(tab in ids for ids in untold)
+
+
 def test_first_tokens_and_ends_of_middles_count_more() -> None:
     pieces = Pieces(tokenizer().read_bytes())
     psm = objective.psm_ids("x = ", "y + 1", "\n", pieces)
@@ -301,4 +322,5 @@ def test_the_embedded_models_are_small_and_share_a_tokenizer_a_text_and_a_recipe
         assert card is not None
         assert card.parameters == log["parameters"]
         assert log["tokens"] == recipe.TOKENS
+        assert log["second"]["tokens"] == recipe.TOKENS * recipe.SECOND_TOKENS
         assert log["corpus"]["overlaps_removed"] > 0
