@@ -45,27 +45,41 @@ ALIKE_RATE = 0.5
 INDENTATIONS = ("\t", "\t", "  ", "  ", " ", "   ")
 """Of a level, where a document is indented anew; one is drawn."""
 
+SPACED_ENDS_RATE = 0.5
+"""Of the lines, where a document is drawn whose lines end with a space."""
+
 LEVEL = 4
 """Spaces of a level in the standard library."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _INDENTATION = re.compile(r"^ +", re.MULTILINE)
+_LINE_END = re.compile(r"(?<=\S)$", re.MULTILINE)
 WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
 
 
 def shown(
-    text: str, pieces: Pieces, draw: random.Random, length: int, reindented_rate: float = 0.0
+    text: str, pieces: Pieces, draw: random.Random, length: int, restyled_rate: float = 0.0
 ) -> list[int]:
     """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
-    if reindented_rate and draw.random() < reindented_rate:
-        text = reindented(text, draw.choice(INDENTATIONS))
+    text = restyled(text, draw, restyled_rate) if restyled_rate else text
     taken = part(text, draw) if draw.random() < PART_RATE else text
     ids = ids_of(taken, pieces, draw)
     if draw.random() >= TWICE_RATE:
         return ids
     again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw)
     return ids + again if len(ids) + len(again) <= length else ids
+
+
+def restyled(text: str, draw: random.Random, rate: float) -> str:
+    """The text as others would set it: each style is drawn by itself."""
+    if draw.random() < rate:
+        text = reindented(text, draw.choice(INDENTATIONS))
+    if draw.random() < rate:
+        text = _LINE_END.sub(lambda _: " " if draw.random() < SPACED_ENDS_RATE else "", text)
+    if draw.random() < rate:
+        text = text.replace(", ", ",")
+    return text
 
 
 def reindented(text: str, level: str) -> str:
@@ -185,7 +199,7 @@ class Rows:
     pieces: Pieces
     length: int
     seed: int
-    reindented_rate: float = 0.0
+    restyled_rate: float = 0.0
     taken: int = 0
     """Documents that have been taken in, epochs before this one included."""
 
@@ -228,7 +242,7 @@ class Rows:
             if one not in self._encoded:
                 draw = random.Random(f"{self.seed}/{one}")  # noqa: S311  reproducible
                 self._encoded[one] = shown(
-                    self._document(one).text, self.pieces, draw, self.length, self.reindented_rate
+                    self._document(one).text, self.pieces, draw, self.length, self.restyled_rate
                 )
 
     def _document(self, number: int) -> Document:

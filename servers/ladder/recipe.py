@@ -39,8 +39,8 @@ middle begins: at the beginning of a line such an end is never far from likely."
 SECOND_TOKENS, SECOND_RATE = 0.1, 0.1
 """Of a second stage, as shares of those of the first."""
 
-REINDENTED_RATE = 0.3
-"""Of the second stage's documents: indented as others than the library's authors do."""
+RESTYLED_RATE = 0.3
+"""Of the second stage's documents, for each of `objective`'s three other styles."""
 
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""

@@ -85,7 +85,7 @@ class Plan:
     matrix_rate: float = recipe.MATRIX_RATE
     other_rate: float = recipe.OTHER_RATE
     calm_from: float = recipe.CALM_FROM
-    reindented_rate: float = 0.0
+    restyled_rate: float = 0.0
     bfloat16: bool = False
     """Products in bfloat16, weights and sums in float32."""
 
@@ -95,7 +95,7 @@ class Plan:
         return self.tokens // (self.rows * self.length)
 
     def second(self) -> Plan:
-        """The stage that follows: short, at low rates, its text indented in other ways, too."""
+        """The stage that follows: short, at low rates, its text set in other styles, too."""
         return replace(
             self,
             tokens=max(round(self.tokens * recipe.SECOND_TOKENS), 2 * self.rows * self.length),
@@ -103,7 +103,7 @@ class Plan:
             matrix_rate=self.matrix_rate * recipe.SECOND_RATE,
             other_rate=self.other_rate * recipe.SECOND_RATE,
             calm_from=0.0,
-            reindented_rate=recipe.REINDENTED_RATE,
+            restyled_rate=recipe.RESTYLED_RATE,
         )
 
 
@@ -154,7 +154,7 @@ class Training:
     def _begin(self, plan: Plan) -> None:
         """Have a stage's text and optimisers, at its beginning."""
         self.plan = plan
-        self.rows = Rows(self.documents, self.pieces, plan.length, plan.seed, plan.reindented_rate)
+        self.rows = Rows(self.documents, self.pieces, plan.length, plan.seed, plan.restyled_rate)
         named = dict(self.model.named_parameters())
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
@@ -374,7 +374,7 @@ def _made_of(
             "matrix_rate": second.matrix_rate,
             "other_rate": second.other_rate,
             "calm_from": second.calm_from,
-            "reindented_rate": second.reindented_rate,
+            "restyled_rate": second.restyled_rate,
         },
         "torch": str(torch.__version__),
         "python": platform.python_version(),

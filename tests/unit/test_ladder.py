@@ -177,14 +177,26 @@ def test_a_document_indented_anew_differs_in_what_begins_its_lines(level: str) -
     assert objective.reindented(given, "    ") == given
 
 
-def test_a_share_of_the_documents_is_indented_anew_and_none_unless_told() -> None:
+def test_each_other_style_is_drawn_by_itself_and_none_unless_told() -> None:
+    given = "def f(a, b):\n    return [a, b]\n\n\nf(1, 2)\n"
+    made = [objective.restyled(given, seeded(seed), 0.3) for seed in range(2_000)]
+    shares = [
+        sum("\n    r" not in one for one in made),
+        sum(" \n" in one for one in made),
+        sum("(a,b)" in one and "(1,2)" in one and "[a,b]" in one for one in made),
+    ]
+    assert shares == pytest.approx([600, 600 * (1 - 0.5**3), 600], abs=80)
+    assert made.count(given) == pytest.approx(2_000 * 0.7 * (0.7 + 0.3 * 0.5**3) * 0.7, abs=80)
+    assert not any(" \n \n" in one or "\n \n" in one for one in made), "no empty line gets one"
+    assert objective.restyled(given, seeded(0), 0) == given
+
+
+def test_documents_are_shown_in_other_styles_only_if_told() -> None:
     pieces = Pieces(tokenizer().read_bytes())
-    (tab,) = {pieces.goes_on("\tx")[0], pieces.goes_on("\t\ty")[1]}
-    seeds = range(1_500)
-    told = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000, 0.3) for seed in seeds]
-    tabs = sum(tab in ids for ids in told)
-    assert tabs == pytest.approx(len(seeds) * 0.3 * 2 / 6, rel=0.25)
-    untold = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in seeds]
+    tab = pieces.goes_on("a\tb")[1]
+    told = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000, 0.9) for seed in range(300)]
+    untold = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in range(300)]
+    assert sum(tab in ids for ids in told) == pytest.approx(300 * 0.9 / 3, abs=30)
     assert not any(tab in ids for ids in untold)
 
 
