@@ -1,8 +1,9 @@
 """Many prompts past few servers: each with its queue, its workers, its limit and its health.
 
 Workers take requests from their server's queue, as many at a time as its limiter lets. A problem
-stays with its server while that one is well; what a lost server has not begun goes to the others.
-Knows no task and no file: what came of a prompt is handed on.
+stays with its server while that one is well and the others have work of their own; a server that
+has none left takes what waits for one that is full. What a lost server has not begun goes to the
+others. Knows no task and no file: what came of a prompt is handed on.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class _Crew(Generic[WorkT]):
         while any(post.queue for post in self._posts) and not self._stop.is_set():
             try:
                 async with asyncio.TaskGroup() as self._group:
-                    for post in self._posts:
+                    # Twice: only who has filled the others sees what waits for them.
+                    for post in (*self._posts, *self._posts):
                         self._fill(post, self._group)
             except* FimEvalError as several:
                 raise several.exceptions[0] from None
@@ -107,14 +109,25 @@ class _Crew(Generic[WorkT]):
 
     def _take(self, post: Post[WorkT]) -> Sequence[WorkT] | None:
         """The next request of a server; None if there is none, or none may be asked now."""
-        if self._stop.is_set() or not post.queue or post.health.is_lost or post.url in self._lost:
+        if self._stop.is_set() or post.health.is_lost or post.url in self._lost:
             return None
-        size = len(post.queue.peek())
-        # One always: a limit below the size of a request must not stop everything.
-        if post.in_flight and post.in_flight + size > post.limiter.limit:
+        queue = post.queue or self._waiting_elsewhere(post)
+        if not queue or not _has_room(post, len(queue.peek())):
             return None
-        post.in_flight += size
-        return post.queue.take()
+        post.in_flight += len(queue.peek())
+        return queue.take()
+
+    def _waiting_elsewhere(self, post: Post[WorkT]) -> Supply[Sequence[WorkT]]:
+        """What another server has in its queue and cannot be asked now; else the own, empty queue.
+
+        Of several the one with the most in flight, which takes longest.
+        """
+        full = [
+            other
+            for other in self._posts
+            if other.queue and not _has_room(other, len(other.queue.peek()))
+        ]
+        return max(full, key=lambda other: other.in_flight, default=post).queue
 
     async def _work(
         self, post: Post[WorkT], first: Sequence[WorkT], group: asyncio.TaskGroup
@@ -151,13 +164,19 @@ class _Crew(Generic[WorkT]):
             has_told = has_told or load is not None
             if load is None:
                 post.limiter.not_told()
-            elif post.queue:
+            elif post.queue or self._waiting_elsewhere(post):
                 # With nothing left to ask, the server's load says nothing of the limit.
                 post.limiter.queued(*load, self._clock_s())
                 # Only beside a worker: without one the group may be at its end.
                 if self._group is not None and post.in_flight:
                     self._fill(post, self._group)
             await asyncio.sleep(post.limiter.look_again_s)
+
+
+def _has_room(post: Post[WorkT], prompts: int) -> bool:
+    """Whether so many more may be in flight."""
+    # One request always: a limit below its size must not stop everything.
+    return not post.in_flight or post.in_flight + prompts <= post.limiter.limit
 
 
 async def load_of(http: httpx.AsyncClient) -> tuple[float, float] | None:

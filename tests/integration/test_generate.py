@@ -769,6 +769,20 @@ class TestSeveralServers:
                 await ask(request(one, tmp_path, made_tasks(4), endpoint=both))
             assert one.prompts == []
 
+    async def test_that_are_done_help_a_slow_one_and_nothing_is_asked_twice(
+        self, tmp_path: Path
+    ) -> None:
+        with FakeServer(delay_s=0.3) as slow, FakeServer(delay_s=0.01) as quick:
+            both = f"{slow.endpoint},{quick.endpoint}"
+            wanted = request(slow, tmp_path, made_tasks(60), endpoint=both, batch=2, concurrency=4)
+            result = await ask(wanted)
+            assert (result.answered, result.failures) == (60, Counter())
+            assert sorted(slow.prompts + quick.prompts) == sorted(
+                task.prefix for task in made_tasks(60)
+            )
+            assert len(slow.prompts) < 20, "half of the problems are its own"
+            assert (await ask(wanted)).answered_before == 60
+
     async def test_take_over_what_a_lost_one_was_to_be_asked(self, tmp_path: Path) -> None:
         quick = Timeouts(recovery_s=0.2, first_wait_s=0.0, attempts=2)
         with FakeServer(delay_s=0.02) as one, FakeServer(delay_s=0.02) as other:

@@ -57,18 +57,11 @@ class Told:
         return self.loads.pop(0) if len(self.loads) > 1 else self.loads[0]
 
 
-async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter, list[int]]:
-    """Prompts that take so long each; the limiter, and how many were in flight at each sending."""
-    flights: list[int] = []
-
+def well() -> Health:
     async def never() -> str | None:
         return None
 
-    async def ask(_: Sequence[int]) -> None:
-        flights.append(post.in_flight)
-        await asyncio.sleep(seconds)
-
-    health = Health(
+    return Health(
         never,
         Timeouts(),
         where="x",
@@ -76,6 +69,17 @@ async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter,
         sleep=asyncio.sleep,
         notice=lambda _: None,
     )
+
+
+async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter, list[int]]:
+    """Prompts that take so long each; the limiter, and how many were in flight at each sending."""
+    flights: list[int] = []
+
+    async def ask(_: Sequence[int]) -> None:
+        flights.append(post.in_flight)
+        await asyncio.sleep(seconds)
+
+    health = well()
     limiter = Limiter(1_000, start=4)
     post = Post("x", ask, limiter, health, told, Supply([one] for one in range(prompts)))
     await work_off([post], time.monotonic, asyncio.Event(), 1.0)
@@ -109,3 +113,47 @@ async def test_a_limit_that_grows_is_used_before_anything_is_answered(
     limiter, flights = await worked_off(Told((0, 4)), 8, 1.5)
     assert [change.reason for change in limiter.history] == ["start", "no queue"]
     assert max(flights) == 8
+
+
+class Server:
+    """What one server is asked: prompts of so many seconds each, four at a time."""
+
+    def __init__(self, name: str, prompts: int, seconds: float) -> None:
+        self.asked: list[str] = []
+        self._seconds = seconds
+        self.post = Post(
+            name, self._ask, Limiter(4, start=4), well(), Told(None),
+            Supply([f"{name}{number}"] for number in range(prompts)),
+        )  # fmt: skip
+
+    async def _ask(self, request: Sequence[str]) -> None:
+        self.asked += request
+        await asyncio.sleep(self._seconds)
+
+
+async def work_off_all(*servers: Server) -> None:
+    await work_off([one.post for one in servers], time.monotonic, asyncio.Event(), 1.0)
+
+
+async def test_a_server_that_has_nothing_left_takes_what_waits_for_a_full_one() -> None:
+    quick, slow = Server("quick", 20, 0.01), Server("slow", 20, 0.2)
+    await work_off_all(quick, slow)
+    assert sorted(quick.asked + slow.asked) == sorted(
+        [f"{name}{number}" for name in ("quick", "slow") for number in range(20)]
+    )
+    assert slow.asked[:4] == ["slow0", "slow1", "slow2", "slow3"]
+    assert quick.asked[:20] == [f"quick{number}" for number in range(20)], "its own first"
+    assert len(slow.asked) <= 8
+
+
+async def test_a_server_with_room_keeps_its_work_however_idle_the_other() -> None:
+    none, some = Server("none", 0, 0.01), Server("some", 4, 0.2)
+    await work_off_all(none, some)
+    assert (none.asked, len(some.asked)) == ([], 4)
+
+
+async def test_of_two_full_servers_the_fuller_one_is_helped_first() -> None:
+    idle, full, fuller = (Server("idle", 0, 0.3), Server("full", 5, 0.2), Server("fuller", 7, 0.2))
+    fuller.post.limiter.limit = 6
+    await work_off_all(idle, full, fuller)
+    assert idle.asked == ["fuller6", "full4"]
