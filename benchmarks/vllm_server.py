@@ -3,7 +3,8 @@
 Every way gets the same prompts as text with the same settings, and a prefix cache that is empty.
 Timed is, of ours, all of stage 1 (prompts built, server identified, asked, journalled); of
 `vllm bench serve`, what it reports as its duration; of `LLM.generate`, the call alone, its engine
-being started before. The ways take turns.
+being started before. The ways take turns. `--servers 2` asks the model on two servers, too, each
+on its share of the processors.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--servers", type=int, default=1, help="of ours, in one more way")
     parser.add_argument("--orders", action="store_true", help="the prefix cache, and nothing else")
     arguments = parser.parse_args()
     problems = Path(arguments.problems)
@@ -119,7 +121,7 @@ def main() -> None:
         if arguments.orders:
             orders(job, folder, arguments.repetitions)
         else:
-            compare(job, folder, arguments.repetitions)
+            compare(job, folder, arguments.repetitions, arguments.servers)
 
 
 def tiny_llama(folder: Path, tokenizer: Path) -> Path:
@@ -130,16 +132,23 @@ def tiny_llama(folder: Path, tokenizer: Path) -> Path:
     return folder
 
 
-def compare(job: Job, folder: Path, repetitions: int) -> None:
+def compare(job: Job, folder: Path, repetitions: int, servers: int) -> None:
     """Ours, `vllm bench serve` and `LLM.generate`, in turn."""
-    seconds: dict[str, list[float]] = {"ours": [], "vllm bench serve": [], "LLM.generate": []}
+    several = f"ours, {servers} servers"
+    ways = ["ours", *([several] if servers > 1 else []), "vllm bench serve", "LLM.generate"]
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     for repetition in range(repetitions):
-        with serving(job.model, folder) as root:
+        with serving(job.model, folder) as (root,):
             reset(root)
-            seconds["ours"].append(ask_ours(job, root, folder / f"run-{repetition}"))
+            seconds["ours"].append(ask_ours(job, [root], folder / f"run-{repetition}"))
             reset(root)
             seconds["vllm bench serve"].append(ask_bench_serve(job, root, folder))
         seconds["LLM.generate"].append(ask_offline(job, folder))
+        if servers > 1:
+            with serving(job.model, folder, servers) as roots:
+                for root in roots:
+                    reset(root)
+                seconds[several].append(ask_ours(job, roots, folder / f"several-{repetition}"))
         for way, measured in seconds.items():
             print(f"{repetition + 1}/{repetitions} {way:18}{measured[-1]:8.1f} s", flush=True)
     for way, measured in seconds.items():
@@ -152,10 +161,11 @@ def compare(job: Job, folder: Path, repetitions: int) -> None:
         )
 
 
-def ask_ours(job: Job, root: str, out: Path) -> float:
+def ask_ours(job: Job, roots: Sequence[str], out: Path) -> float:
     """Seconds of `fim_eval.generate.run`."""
+    endpoint = ",".join(f"{root}/v1" for root in roots)
     request = Request(
-        tasks=job.tasks, task_facts=None, recipe=job.recipe, endpoint=f"{root}/v1", out=out
+        tasks=job.tasks, task_facts=None, recipe=job.recipe, endpoint=endpoint, out=out
     )
     start = time.perf_counter()
     result = run_async(run(request, lambda _total, _left: None, lambda _outcome: None))
@@ -213,7 +223,7 @@ def orders(job: Job, folder: Path, repetitions: int) -> None:
     asked = map(prepare(job.recipe).prompt_of, job.tasks)
     problem_of = {task.task_id: task.problem_id for task in job.tasks}
     ours = [one.prompt.text for one in in_cache_order(distinct(asked), problem_of)]
-    with serving(job.model, folder) as root:
+    with serving(job.model, folder) as (root,):
         for repetition in range(repetitions):
             shuffled = list(ours)
             random.Random(repetition).shuffle(shuffled)  # noqa: S311  an order, no secret
@@ -268,17 +278,29 @@ def reset(root: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(model: Path, folder: Path) -> Iterator[str]:
-    """A server of the model, in float32; gives its root URL."""
+def serving(model: Path, folder: Path, count: int = 1) -> Iterator[list[str]]:
+    """Servers of the model, in float32, each on its share of the processors; gives root URLs."""
     with_server = module(ROOT / "servers" / "with_server.py")
-    port = with_server.free_port()
-    command = [
-        str(ROOT / "servers" / "serve.sh"), "smollm2", "--model", str(model), "--served-model-name",
-        model.name, "--port", str(port),
-    ]  # fmt: skip
-    environment = {"VLLM_SERVER_DEV_MODE": "1"}
-    with with_server.running(command, port, folder / "server.log", environment):
-        yield f"http://127.0.0.1:{port}"
+    shares = [{}]
+    if count > 1:
+        shares = module(ROOT / "servers" / "replicas.py").gpu_shares(
+            "smollm2", count, [], os.environ
+        )
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for number, share in enumerate(shares, 1):
+            port = with_server.free_port()
+            command = [
+                str(ROOT / "servers" / "serve.sh"), "smollm2", "--model", str(model),
+                "--served-model-name", model.name, "--port", str(port),
+            ]  # fmt: skip
+            log = folder / f"server-{number}.log"
+            environment = {"VLLM_SERVER_DEV_MODE": "1", **share}
+            server = stack.enter_context(with_server.started(command, log, environment))
+            servers.append((server, port, log))
+        for server, port, log in servers:
+            with_server.wait_until_ready(server, port, log)
+        yield [f"http://127.0.0.1:{port}" for _, port, _ in servers]
 
 
 def module(path: Path) -> ModuleType:
