@@ -281,7 +281,7 @@ def reset(root: str) -> None:
 def serving(model: Path, folder: Path, count: int = 1) -> Iterator[list[str]]:
     """Servers of the model, in float32, each on its share of the processors; gives root URLs."""
     with_server = module(ROOT / "servers" / "with_server.py")
-    shares = [{}]
+    shares: list[dict[str, str]] = [{}]
     if count > 1:
         shares = module(ROOT / "servers" / "replicas.py").gpu_shares(
             "smollm2", count, [], os.environ
