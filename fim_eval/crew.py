@@ -2,8 +2,9 @@
 
 Workers take requests from their server's queue, as many at a time as its limiter lets. A problem
 stays with its server while that one is well and the others have work of their own; a server that
-has none left takes what waits for one that is full. What a lost server has not begun goes to the
-others. Knows no task and no file: what came of a prompt is handed on.
+has none left takes what waits for one that is full, or is waited for itself. What a server that
+stays lost has not begun goes to the others. Knows no task and no file: what came of a prompt is
+handed on.
 """
 
 from __future__ import annotations
@@ -122,12 +123,13 @@ class _Crew(Generic[WorkT]):
 
         Of several the one with the most in flight, which takes longest.
         """
-        full = [
+        busy = [
             other
             for other in self._posts
-            if other.queue and not _has_room(other, len(other.queue.peek()))
+            if other.queue
+            and (other.health.is_lost or not _has_room(other, len(other.queue.peek())))
         ]
-        return max(full, key=lambda other: other.in_flight, default=post).queue
+        return max(busy, key=lambda other: other.in_flight, default=post).queue
 
     async def _work(
         self, post: Post[WorkT], first: Sequence[WorkT], group: asyncio.TaskGroup

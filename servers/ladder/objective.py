@@ -62,6 +62,7 @@ def shown(
     text: str, pieces: Pieces, draw: random.Random, length: int, restyled_rate: float = 0.0
 ) -> list[int]:
     """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
+    # Nothing is drawn where no style is: the first stage's documents depend on what is.
     text = restyled(text, draw, restyled_rate) if restyled_rate else text
     taken = part(text, draw) if draw.random() < PART_RATE else text
     ids = ids_of(taken, pieces, draw)

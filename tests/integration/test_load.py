@@ -57,11 +57,11 @@ class Told:
         return self.loads.pop(0) if len(self.loads) > 1 else self.loads[0]
 
 
-def well() -> Health:
+def health(kind: type[Health] = Health) -> Health:
     async def never() -> str | None:
         return None
 
-    return Health(
+    return kind(
         never,
         Timeouts(),
         where="x",
@@ -79,9 +79,8 @@ async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter,
         flights.append(post.in_flight)
         await asyncio.sleep(seconds)
 
-    health = well()
     limiter = Limiter(1_000, start=4)
-    post = Post("x", ask, limiter, health, told, Supply([one] for one in range(prompts)))
+    post = Post("x", ask, limiter, health(), told, Supply([one] for one in range(prompts)))
     await work_off([post], time.monotonic, asyncio.Event(), 1.0)
     return limiter, flights
 
@@ -118,11 +117,13 @@ async def test_a_limit_that_grows_is_used_before_anything_is_answered(
 class Server:
     """What one server is asked: prompts of so many seconds each, four at a time."""
 
-    def __init__(self, name: str, prompts: int, seconds: float) -> None:
+    def __init__(
+        self, name: str, prompts: int, seconds: float, health_: Health | None = None
+    ) -> None:
         self.asked: list[str] = []
         self._seconds = seconds
         self.post = Post(
-            name, self._ask, Limiter(4, start=4), well(), Told(None),
+            name, self._ask, Limiter(4, start=4), health_ or health(), Told(None),
             Supply([f"{name}{number}"] for number in range(prompts)),
         )  # fmt: skip
 
@@ -157,3 +158,16 @@ async def test_of_two_full_servers_the_fuller_one_is_helped_first() -> None:
     fuller.post.limiter.limit = 6
     await work_off_all(idle, full, fuller)
     assert idle.asked == ["fuller6", "full4"]
+
+
+async def test_what_waits_for_a_server_that_is_waited_for_is_not_held_up() -> None:
+    back_s = time.monotonic() + 1.0
+
+    class Lost(Health):
+        @property
+        def is_lost(self) -> bool:
+            return time.monotonic() < back_s
+
+    idle, lost = Server("idle", 0, 0.01), Server("lost", 6, 0.01, health(Lost))
+    await work_off_all(idle, lost)
+    assert (lost.asked, len(idle.asked)) == ([], 6)
