@@ -20,7 +20,7 @@ import orjson
 from httpx_sse import SSEError, aconnect_sse
 from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from tenacity.wait import wait_exponential, wait_random_exponential
 
 from fim_eval.errors import EndpointError
 from fim_eval.health import Health, HungError
@@ -568,13 +568,17 @@ class Client:
             raise _NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """What the server asks for, else exponential with full jitter, up to the longest wait."""
+        """What the server asks for, else exponential, up to the longest wait.
+
+        Half of it is at random, so that clients do not come back together, and half is certain:
+        how long a server is waited for in all must not be left to chance.
+        """
         longest = self._timeouts.longest_wait_s
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, _NoAnswerError) and error.retry_after_s is not None:
             return min(error.retry_after_s, longest)
-        backoff = wait_random_exponential(multiplier=self._timeouts.first_wait_s, max=longest)
-        return backoff(state)
+        half = {"multiplier": self._timeouts.first_wait_s / 2, "max": longest / 2}
+        return (wait_exponential(**half) + wait_random_exponential(**half))(state)
 
 
 def _length(ids: Sequence[int] | None) -> int | None:

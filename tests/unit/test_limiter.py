@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fim_eval.limiter import LEAST, Limiter
@@ -197,16 +197,24 @@ def test_a_round_waits_until_the_server_has_told_of_the_new_limit() -> None:
     batch=st.sampled_from([1, 4, 16]),
     seed=st.integers(0, 1_000),
 )
+@example(
+    clients=[(0, 16), (0, 16), (0, 256), (2, 256), (12, 256)],
+    places=64,
+    mean_s=2.0,
+    batch=4,
+    seed=0,
+)
 def test_clients_of_one_server_come_to_similar_limits_and_keep_it_full(
     clients: list[tuple[float, int]], places: int, mean_s: float, batch: int, seed: int
 ) -> None:
     server = SharedServer(places, mean_s, batch=batch, seed=seed)
     for joins_s, start in clients:
         server.join(joins_s, start=start, ceiling=512)
-    server.run(100)
-    limits = [client.mean_limit(60, 100) for client in server.clients]
+    server.run(200)
+    # A limit falls by three tenths a round, and a round of 800 in flight at 32 a second takes 25 s.
+    limits = [client.mean_limit(150, 200) for client in server.clients]
     assert max(limits) <= 2.5 * min(limits)
-    assert server.busy(60, 100) >= 0.95
+    assert server.busy(60, 200) >= 0.95
 
 
 @pytest.mark.parametrize("batch", [1, 16])
