@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from transformers import LlamaForCausalLM
 
-from ladder.pieces import Pieces
+from ladder.objective import LEVEL
+from ladder.pieces import TABS, Pieces
 
 EMBEDDING = 0.1
 """Standard deviation of the embeddings."""
@@ -76,6 +77,19 @@ def set_heads(model: LlamaForCausalLM, pieces: Pieces) -> None:
     finding.k_proj.weight[rows] = _on_slow_frequencies(embeddings[pieces.suf], head)
     finding.v_proj.weight[rows] = FETCHED * (before + second)
     finding.o_proj.weight[:, rows] = EMBEDDING * COPIED * token.T
+
+
+@torch.no_grad()
+def set_tabs(model: LlamaForCausalLM, pieces: Pieces) -> None:
+    """Have rows of tabs begin as what they stand for: rows of spaces, `LEVEL` for each tab.
+
+    Args:
+        model: trained on texts without tabs.
+        pieces: see `with_tabs`.
+    """
+    embeddings = model.model.embed_tokens.weight
+    for tabs in TABS:
+        embeddings[pieces.row_of("\t", tabs)] = embeddings[pieces.row_of(" ", tabs * LEVEL)]
 
 
 def _to_a_place_before(distance: int, hidden: int, head: int) -> tuple[torch.Tensor, torch.Tensor]:

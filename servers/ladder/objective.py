@@ -5,8 +5,9 @@ at two characters into prefix, middle and suffix; half of these are shown as PSM
 the others stay left to right. Suffix and middle have no space of the tokenizer's in front; in SPM
 prefix and middle are encoded as one text. The loss is of all tokens.
 
-Ours, not the paper's (docs/decisions/0019): two cuts of ten are uniform. The others leave out
-words or whole lines, so that a small model sees middles that end where a person would end them.
+Ours, not the paper's (docs/decisions/0019): two cuts of ten are uniform, in the second stage one.
+The others leave out words or whole lines, so that a small model sees middles that end where a
+person would end them.
 """
 
 from __future__ import annotations
@@ -23,24 +24,16 @@ from ladder.pieces import BOS, EOS, Pieces
 
 INFILLING_RATE = 0.9
 SPM_RATE = 0.5
-WORDS_RATE = 0.4
-"""Of the documents cut: some words and signs of one line, their number uniform in its logarithm."""
-
 MOST_WORDS = 12
-LINES_RATE = 0.4
-"""Of the documents cut: whole lines."""
-
 ONE_LINE_RATE = 0.6
-"""Of these: a single one. Of the others, the number of lines is uniform in its logarithm."""
+"""Of the cuts of whole lines: a single one. Of the others, the number of lines is uniform in its
+logarithm."""
 
 PART_RATE = 0.7
 """Of the documents: only some whole lines of it are shown, so that more middles fit the tokens."""
 
-TWICE_RATE = 0.1
-"""Of the documents that fit a row twice: shown twice, so that copying pays."""
-
 ALIKE_RATE = 0.5
-"""Of these: cut alike both times."""
+"""Of the documents that are shown twice: cut alike both times."""
 
 INDENTATIONS = ("\t", "\t", "  ", "  ", " ", "   ")
 """Of a level, where a document is indented anew; one is drawn."""
@@ -58,17 +51,39 @@ WAITING = 32
 """Documents among which the one is looked for that fills a row best."""
 
 
-def shown(
-    text: str, pieces: Pieces, draw: random.Random, length: int, restyled_rate: float = 0.0
-) -> list[int]:
+@dataclass(frozen=True)
+class Manner:
+    """How documents are shown in a stage."""
+
+    words_rate: float
+    """Of the documents cut: some words and signs of one line, their number uniform in its
+    logarithm."""
+
+    lines_rate: float
+    """Of the documents cut: whole lines."""
+
+    twice_rate: float
+    """Of the documents that fit a row twice: shown twice, so that copying pays."""
+
+    restyled_rate: float
+    """Of the documents, for each of three other styles."""
+
+
+FIRST = Manner(words_rate=0.4, lines_rate=0.4, twice_rate=0.1, restyled_rate=0.0)
+SECOND = Manner(words_rate=0.2, lines_rate=0.7, twice_rate=0.0, restyled_rate=0.3)
+"""Copying pays enough by then: with documents shown twice, more answers repeat themselves without
+end (docs/decisions/0031)."""
+
+
+def shown(text: str, pieces: Pieces, draw: random.Random, length: int, manner: Manner) -> list[int]:
     """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
     # Nothing is drawn where no style is: the first stage's documents depend on what is.
-    text = restyled(text, draw, restyled_rate) if restyled_rate else text
+    text = restyled(text, draw, manner.restyled_rate) if manner.restyled_rate else text
     taken = part(text, draw) if draw.random() < PART_RATE else text
-    ids = ids_of(taken, pieces, draw)
-    if draw.random() >= TWICE_RATE:
+    ids = ids_of(taken, pieces, draw, manner)
+    if draw.random() >= manner.twice_rate:
         return ids
-    again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw)
+    again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw, manner)
     return ids + again if len(ids) + len(again) <= length else ids
 
 
@@ -102,11 +117,11 @@ def part(text: str, draw: random.Random) -> str:
     return taken if _WORD.search(taken) else text
 
 
-def ids_of(text: str, pieces: Pieces, draw: random.Random) -> list[int]:
+def ids_of(text: str, pieces: Pieces, draw: random.Random, manner: Manner) -> list[int]:
     """One document as the model sees it, with what begins and ends it."""
     if draw.random() >= INFILLING_RATE:
         return [BOS, *pieces.begins(text), EOS]
-    first, second = cut(text, draw)
+    first, second = cut(text, draw, manner)
     parts = text[:first], text[first:second], text[second:]
     return (spm_ids if draw.random() < SPM_RATE else psm_ids)(*parts, pieces)
 
@@ -127,15 +142,15 @@ def spm_ids(prefix: str, middle: str, suffix: str, pieces: Pieces) -> list[int]:
     ]  # fmt: skip
 
 
-def counts_of(row: Sequence[int], pieces: Pieces, *, calm: bool) -> list[float]:
-    """How often each id of a row counts in the loss; `calm`: see `recipe.CALM_FROM`."""
+def counts_of(row: Sequence[int], pieces: Pieces, spm_line_end_weight: float) -> list[float]:
+    """How often each id of a row counts in the loss; the end of an SPM line so often."""
     counts = []
     for before, one, place in zip([BOS, *row[:-1]], row, _places(row, pieces), strict=True):
         count = 1.0
         if one == pieces.eot:
             count = recipe.SPM_END_WEIGHT if place is None else recipe.END_WEIGHT
-            if place is None and calm and before == pieces.line_end:
-                count = recipe.SPM_LINE_END_WEIGHT
+            if place is None and before == pieces.line_end:
+                count = spm_line_end_weight
         if place is not None:
             count += (recipe.FIRST_WEIGHT - 1) * recipe.FIRST_DECAY**place
         counts.append(count)
@@ -158,12 +173,12 @@ def _places(row: Sequence[int], pieces: Pieces) -> list[int | None]:
     return places
 
 
-def cut(text: str, draw: random.Random) -> tuple[int, int]:
+def cut(text: str, draw: random.Random, manner: Manner) -> tuple[int, int]:
     """Where the middle begins and ends, in characters."""
     kind = draw.random()
-    if kind < WORDS_RATE:
+    if kind < manner.words_rate:
         return _words(text, draw)
-    if kind < WORDS_RATE + LINES_RATE:
+    if kind < manner.words_rate + manner.lines_rate:
         starts = [0, *(place + 1 for place, sign in enumerate(text) if sign == "\n")]
         one = draw.random() < ONE_LINE_RATE
         count = 1 if one else _log_uniform(len(starts) - 1, draw)
@@ -200,7 +215,7 @@ class Rows:
     pieces: Pieces
     length: int
     seed: int
-    restyled_rate: float = 0.0
+    manner: Manner = FIRST
     taken: int = 0
     """Documents that have been taken in, epochs before this one included."""
 
@@ -243,7 +258,7 @@ class Rows:
             if one not in self._encoded:
                 draw = random.Random(f"{self.seed}/{one}")  # noqa: S311  reproducible
                 self._encoded[one] = shown(
-                    self._document(one).text, self.pieces, draw, self.length, self.restyled_rate
+                    self._document(one).text, self.pieces, draw, self.length, self.manner
                 )
 
     def _document(self, number: int) -> Document:

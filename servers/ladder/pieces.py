@@ -26,6 +26,9 @@ ANCHOR = "☺"
 """Code Llama's reference encodes it in front of a text that goes on, and cuts it off again. It
 must be a piece of its own."""
 
+TABS = (2, 4, 3, 1)
+"""In a row, of the pieces for these; what comes first is put together first."""
+
 _RUN = re.compile(r" +|\w+|[^\w\s]+")
 """What a piece stays within: spaces, a word, or signs."""
 
@@ -61,6 +64,23 @@ def train(texts: Sequence[str]) -> bytes:
     return content
 
 
+def with_tabs(model: bytes) -> bytes:
+    """The same tokenizer with pieces for rows of tabs, in the places of the pieces learned last.
+
+    All other pieces keep their ids, so that a model that knows them goes on. The library that
+    `train` sees is never indented by tabs; without these each tab would be a byte, and a row of
+    them something to count, as rows of spaces are not (docs/decisions/0031).
+    """
+    known = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]
+    learned = [
+        piece for piece in known.pieces if piece.type == piece.NORMAL and len(piece.piece) > 1
+    ]
+    for piece, tabs in zip(learned[-len(TABS) :], TABS, strict=True):
+        piece.piece = "\t" * tabs
+    content: bytes = known.SerializeToString()
+    return content
+
+
 class Pieces:
     """Text to ids, as the objective needs it."""
 
@@ -70,6 +90,11 @@ class Pieces:
         self._pieces.LoadFromSerializedProto(model)
         self.pre, self.suf, self.mid, self.eot = map(self._pieces.piece_to_id, (PRE, SUF, MID, EOT))
         self.line_end: int = self._pieces.piece_to_id("<0x0A>")
+
+    def row_of(self, sign: str, count: int) -> int:
+        """Id of the piece for so many spaces or tabs."""
+        found: int = self._pieces.piece_to_id((sign * count).replace(" ", "▁"))
+        return found
 
     def begins(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, the tokenizer's own space in front."""

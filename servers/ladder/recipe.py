@@ -39,8 +39,8 @@ middle begins: at the beginning of a line such an end is never far from likely."
 SECOND_TOKENS, SECOND_RATE = 0.1, 0.1
 """Of a second stage, as shares of those of the first."""
 
-RESTYLED_RATE = 0.3
-"""Of the second stage's documents, for each of `objective`'s three other styles."""
+SECOND_SPM_LINE_END_WEIGHT = 1.0
+"""There, in all of it."""
 
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""

@@ -43,7 +43,7 @@ def main(folder: Path, steps: int) -> None:
     )
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(mode=True)
-    training = Training(plan, text.train, pieces.Pieces(tokenizer))
+    training = Training(plan, text.train, tokenizer)
     found = {
         "corpus_is_the_same": text.facts["sha256"] == first["corpus"]["sha256"],
         "tokenizer_is_the_same": hashlib.sha256(tokenizer).hexdigest() == first["tokenizer_sha256"],

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from ladder import objective, recipe
-from ladder.beginning import set_heads
+from ladder.beginning import set_heads, set_tabs
 from ladder.corpus import Corpus, Document
-from ladder.objective import Rows
-from ladder.pieces import BOS, EOS, VOCABULARY, Pieces
+from ladder.objective import Manner, Rows
+from ladder.pieces import BOS, EOS, VOCABULARY, Pieces, with_tabs
 from ladder.recipe import Size
 
 CHECKPOINT_EVERY_S = 60
@@ -85,7 +85,8 @@ class Plan:
     matrix_rate: float = recipe.MATRIX_RATE
     other_rate: float = recipe.OTHER_RATE
     calm_from: float = recipe.CALM_FROM
-    restyled_rate: float = 0.0
+    spm_line_end_weight: float = recipe.SPM_LINE_END_WEIGHT
+    manner: Manner = objective.FIRST
     bfloat16: bool = False
     """Products in bfloat16, weights and sums in float32."""
 
@@ -95,7 +96,7 @@ class Plan:
         return self.tokens // (self.rows * self.length)
 
     def second(self) -> Plan:
-        """The stage that follows: short, at low rates, its text set in other styles, too."""
+        """The stage that follows: short, at low rates, its text shown in another manner."""
         return replace(
             self,
             tokens=max(round(self.tokens * recipe.SECOND_TOKENS), 2 * self.rows * self.length),
@@ -103,7 +104,8 @@ class Plan:
             matrix_rate=self.matrix_rate * recipe.SECOND_RATE,
             other_rate=self.other_rate * recipe.SECOND_RATE,
             calm_from=0.0,
-            restyled_rate=recipe.RESTYLED_RATE,
+            spm_line_end_weight=recipe.SECOND_SPM_LINE_END_WEIGHT,
+            manner=objective.SECOND,
         )
 
 
@@ -142,19 +144,23 @@ def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
 class Training:
     """A model, its optimisers and its place in the text, through both stages."""
 
-    def __init__(self, plan: Plan, documents: tuple[Document, ...], pieces: Pieces) -> None:
-        """At step 0 of the first stage."""
-        self.documents, self.pieces = documents, pieces
+    def __init__(self, plan: Plan, documents: tuple[Document, ...], tokenizer: bytes) -> None:
+        """At step 0 of the first stage; the tokenizer is that stage's."""
+        self.documents = documents
         self.first, self.second = plan, plan.second()
         self.steps = self.first.steps + self.second.steps
-        self.model = new_model(plan, pieces)
+        self.model = new_model(plan, Pieces(tokenizer))
         self.step = 0
-        self._begin(self.first)
+        self._begin(self.first, tokenizer)
 
-    def _begin(self, plan: Plan) -> None:
-        """Have a stage's text and optimisers, at its beginning."""
-        self.plan = plan
-        self.rows = Rows(self.documents, self.pieces, plan.length, plan.seed, plan.restyled_rate)
+    def _begin_second(self) -> None:
+        self._begin(self.second, with_tabs(self.tokenizer))
+        set_tabs(self.model, self.pieces)
+
+    def _begin(self, plan: Plan, tokenizer: bytes) -> None:
+        """Have a stage's tokenizer, text and optimisers, at its beginning."""
+        self.plan, self.tokenizer, self.pieces = plan, tokenizer, Pieces(tokenizer)
+        self.rows = Rows(self.documents, self.pieces, plan.length, plan.seed, plan.manner)
         named = dict(self.model.named_parameters())
         matrices = [one for name, one in named.items() if one.ndim == 2 and "layers" in name]
         others = [one for name, one in named.items() if one.ndim != 2 or "layers" not in name]
@@ -174,7 +180,7 @@ class Training:
     def advance(self) -> float:
         """One step; the loss before it."""
         if self.plan is self.first and self.step == self.first.steps:
-            self._begin(self.second)
+            self._begin_second()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
             return self._advance()
 
@@ -182,9 +188,8 @@ class Training:
         self.model.train()
         rows = [self.rows.next() for _ in range(self.plan.rows)]
         calm = self._step_of_stage() >= self.plan.calm_from * self.plan.steps
-        counts = torch.tensor(
-            [objective.counts_of(row, self.pieces, calm=calm)[1:] for row in rows]
-        )
+        line_end = self.plan.spm_line_end_weight if calm else recipe.SPM_END_WEIGHT
+        counts = torch.tensor([objective.counts_of(row, self.pieces, line_end)[1:] for row in rows])
         loss = (losses_of(self.model, rows) * counts).sum() / counts.sum()
         loss.backward()
         share = self._share()
@@ -218,7 +223,7 @@ class Training:
         """Go on from there."""
         self.step = state["step"]
         if self.step > self.first.steps:
-            self._begin(self.second)
+            self._begin_second()
         self.model.load_state_dict(state["model"])
         for (optimiser, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -250,8 +255,7 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / LOG
-    pieces = Pieces(tokenizer)
-    training = Training(plan, corpus.train, pieces)
+    training = Training(plan, corpus.train, tokenizer)
     made_of = _made_of(name, plan, training.model, corpus, tokenizer)
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -284,7 +288,7 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
             recent = []
             if training.step % (TELL_EVERY * 10) == 0 or training.step == training.steps:
                 line["held_out_loss"] = round(
-                    held_out_loss(training.model, plan, corpus.held_out, pieces), 4
+                    held_out_loss(training.model, plan, corpus.held_out, training.pieces), 4
                 )
             with log.open("a") as out:
                 out.write(json.dumps(line) + "\n")
@@ -295,7 +299,7 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
             unfinished = checkpoint.with_suffix(".unfinished")
             torch.save({**training.state(), "made_of": made_of}, unfinished)
             unfinished.rename(checkpoint)
-    save(training.model, tokenizer, folder)
+    save(training.model, training.tokenizer, folder)
     checkpoint.unlink(missing_ok=True)
     _say(f"{name}: {folder} is complete; {training.rows.epochs:.2f} epochs of the second stage")
 
@@ -355,18 +359,16 @@ def _made_of(
         "matrix_weight_decay": recipe.MATRIX_WEIGHT_DECAY,
         "end_weight": recipe.END_WEIGHT,
         "spm_end_weight": recipe.SPM_END_WEIGHT,
-        "spm_line_end_weight": recipe.SPM_LINE_END_WEIGHT,
+        "spm_line_end_weight": plan.spm_line_end_weight,
         "calm_from": plan.calm_from,
         "first_weight": recipe.FIRST_WEIGHT,
         "first_decay": recipe.FIRST_DECAY,
         "infilling_rate": objective.INFILLING_RATE,
         "spm_rate": objective.SPM_RATE,
-        "words_rate": objective.WORDS_RATE,
-        "lines_rate": objective.LINES_RATE,
         "one_line_rate": objective.ONE_LINE_RATE,
         "part_rate": objective.PART_RATE,
-        "twice_rate": objective.TWICE_RATE,
         "alike_rate": objective.ALIKE_RATE,
+        **asdict(plan.manner),
         "second": {
             "tokens": second.tokens,
             "steps": second.steps,
@@ -374,7 +376,9 @@ def _made_of(
             "matrix_rate": second.matrix_rate,
             "other_rate": second.other_rate,
             "calm_from": second.calm_from,
-            "restyled_rate": second.restyled_rate,
+            "spm_line_end_weight": second.spm_line_end_weight,
+            **asdict(second.manner),
+            "tokenizer_sha256": hashlib.sha256(with_tabs(tokenizer)).hexdigest(),
         },
         "torch": str(torch.__version__),
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
-"""What the heads of an untrained model attend to. Takes a model's folder, for its tokenizer.
+"""What the heads of an untrained model attend to, and how rows of tabs begin.
 
+Takes a model's folder, for its tokenizer.
 Runs in the server's environment; prints JSON.
 """
 
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from ladder.beginning import set_tabs
 from ladder.pieces import BOS, VOCABULARY, read
 from ladder.recipe import SIZES
 from ladder.training import Plan, new_model
@@ -45,6 +47,12 @@ def main(folder: Path) -> None:
             "from middle to elsewhere": fetching[:, 20:40],
         }
         found[name] = {key: float(each.mean()) for key, each in attentions.items()}
+        set_tabs(model, pieces)
+        rows = model.model.embed_tokens.weight
+        found[name]["rows of tabs that begin as spaces"] = sum(
+            torch.equal(rows[pieces.row_of("\t", tabs)], rows[pieces.row_of(" ", 4 * tabs)])
+            for tabs in range(1, 5)
+        )
     print(json.dumps(found))
 
 

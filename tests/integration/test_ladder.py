@@ -77,7 +77,7 @@ def test_training_the_smallest_again_gives_the_logged_losses() -> None:
     assert found["now"][-1] < found["now"][0] - 0.1, "it learns"
 
 
-def test_every_size_begins_with_heads_that_copy_and_that_see_how_a_prefix_ends() -> None:
+def test_every_size_begins_with_heads_that_copy_and_with_tabs_as_spaces() -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("first_heads.py"), MODEL)
     assert list(found) == ["0.75m", "1.5m", "4.5m", "10m"]
     for one in found.values():
@@ -85,6 +85,7 @@ def test_every_size_begins_with_heads_that_copy_and_that_see_how_a_prefix_ends()
         assert one["to the one before that"] > 0.99
         assert one["after its like"] > 10 * one["by chance"]
         assert one["from middle to suffix"] > 10 * one["from middle to elsewhere"]
+        assert one["rows of tabs that begin as spaces"] == 4
 
 
 def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:

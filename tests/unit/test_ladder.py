@@ -12,6 +12,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
 from ladder import corpus, objective, recipe
 from ladder.corpus import Document
-from ladder.pieces import BOS, Pieces, train
+from ladder.objective import Manner
+from ladder.pieces import BOS, TABS, VOCABULARY, Pieces, train, with_tabs
 
 from fim_eval.architecture import ARCHITECTURES
 from fim_eval.formats import card_of
@@ -44,6 +46,8 @@ def tokenizer() -> Path:
     path.write_bytes(train([file.read_text("utf-8") for file in sorted(library.glob("[a-d]*.py"))]))
     return path
 
+
+STAGES = [objective.FIRST, objective.SECOND]
 
 PROGRAM = '''def shout(words):
     """Give them back, loud."""
@@ -157,14 +161,25 @@ def test_most_documents_are_shown_in_part_and_every_part_has_a_word() -> None:
 
 def test_one_document_of_ten_is_shown_twice_if_it_fits_half_of_them_cut_alike() -> None:
     pieces = Pieces(tokenizer().read_bytes())
-    seen = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in range(2_000)]
+    seen = [
+        objective.shown(PROGRAM, pieces, seeded(seed), 2_000, objective.FIRST)
+        for seed in range(2_000)
+    ]
     twice = [ids for ids in seen if ids.count(BOS) == 2]
     halves = [(ids[: ids.index(BOS, 1)], ids[ids.index(BOS, 1) :]) for ids in twice]
     assert len(twice) == pytest.approx(200, abs=40)
     assert sum(one == other for one, other in halves) == pytest.approx(len(twice) / 2, abs=25)
     longest = max(len(ids) for ids in seen if ids.count(BOS) == 1)
-    short = [objective.shown(PROGRAM, pieces, seeded(seed), longest // 8) for seed in range(500)]
+    short = [
+        objective.shown(PROGRAM, pieces, seeded(seed), longest // 8, objective.FIRST)
+        for seed in range(500)
+    ]
     assert all(len(ids) <= longest // 8 for ids in short if ids.count(BOS) == 2)
+    second = [
+        objective.shown(PROGRAM, pieces, seeded(seed), 2_000, objective.SECOND)
+        for seed in range(200)
+    ]
+    assert all(ids.count(BOS) == 1 for ids in second), "the second stage shows none twice"
 
 
 @pytest.mark.parametrize("level", sorted(set(objective.INDENTATIONS)))
@@ -194,8 +209,12 @@ def test_each_other_style_is_drawn_by_itself_and_none_unless_told() -> None:
 def test_documents_are_shown_in_other_styles_only_if_told() -> None:
     pieces = Pieces(tokenizer().read_bytes())
     tab = pieces.goes_on("a\tb")[1]
-    told = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000, 0.9) for seed in range(300)]
-    untold = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000) for seed in range(300)]
+    often = replace(objective.FIRST, restyled_rate=0.9)
+    told = [objective.shown(PROGRAM, pieces, seeded(seed), 2_000, often) for seed in range(300)]
+    untold = [
+        objective.shown(PROGRAM, pieces, seeded(seed), 2_000, objective.FIRST)
+        for seed in range(300)
+    ]
     assert sum(tab in ids for ids in told) == pytest.approx(300 * 0.9 / 3, abs=30)
     assert not any(tab in ids for ids in untold)
 
@@ -209,22 +228,22 @@ def test_first_tokens_and_ends_of_middles_count_more() -> None:
     of_psm = [1.0] * middle + [1 + one for one in more]
     of_psm[-1] += 3
     of_spm = [1.0] * (len(spm) - 1) + [12.0]
-    for calm in (False, True):
+    for line_end_weight in (1.0, 12.0):
         row = [*spm, *psm, *spm[:-1]]
         expected = [*of_spm, *of_psm, *of_spm[:-1]]
-        assert objective.counts_of(row, pieces, calm=calm) == pytest.approx(expected)
+        assert objective.counts_of(row, pieces, line_end_weight) == pytest.approx(expected)
 
 
-def test_an_spm_end_at_the_end_of_a_line_counts_less_from_some_step_on() -> None:
+def test_an_spm_end_at_the_end_of_a_line_counts_as_told() -> None:
     pieces = Pieces(tokenizer().read_bytes())
     ends = {
-        (way, calm): objective.counts_of(way("x\n", "y\n", "z\n", pieces), pieces, calm=calm)[-1]
+        (way, weight): objective.counts_of(way("x\n", "y\n", "z\n", pieces), pieces, weight)[-1]
         for way in (objective.psm_ids, objective.spm_ids)
-        for calm in (False, True)
+        for weight in (12.0, 1.5, 1.0)
     }
-    assert ends[objective.spm_ids, False] == 12
-    assert ends[objective.spm_ids, True] == 1.5
-    assert ends[objective.psm_ids, False] == ends[objective.psm_ids, True] > 4
+    assert [ends[objective.spm_ids, weight] for weight in (12.0, 1.5, 1.0)] == [12.0, 1.5, 1.0]
+    assert len({ends[objective.psm_ids, weight] for weight in (12.0, 1.5, 1.0)}) == 1
+    assert ends[objective.psm_ids, 1.0] > 4
 
 
 def test_no_piece_holds_a_space_and_a_word() -> None:
@@ -235,13 +254,38 @@ def test_no_piece_holds_a_space_and_a_word() -> None:
     assert pieces.goes_on("name = 1")[0] == pieces.begins("name = 1")[1]
 
 
+def test_a_row_of_tabs_becomes_a_piece_and_all_other_pieces_keep_their_ids() -> None:
+    model = tokenizer().read_bytes()
+    before, after = Pieces(model), Pieces(with_tabs(model))
+    for tabs in range(1, 9):
+        row = "\t" * tabs
+        ids = after.goes_on(row + "return")
+        assert len(ids) == (2 if tabs in TABS else 3)
+        assert ids[0] == after.row_of("\t", min(tabs, max(TABS)))
+        assert len(before.goes_on(row + "return")) == tabs + 1
+        assert after._pieces.decode(after.begins(f"if x:\n{row}y")) == f"if x:\n{row}y"
+    changed = [
+        number
+        for number in range(VOCABULARY)
+        if before._pieces.id_to_piece(number) != after._pieces.id_to_piece(number)
+    ]
+    assert changed == sorted(after.row_of("\t", tabs) for tabs in TABS)
+    assert before.begins(PROGRAM) == after.begins(PROGRAM)
+    assert [after._pieces.id_to_piece(one) for one in (after.pre, after.suf, after.mid)] == [
+        "▁<PRE>", "▁<SUF>", "▁<MID>",
+    ]  # fmt: skip
+
+
 def test_nine_documents_of_ten_are_cut_half_each_way() -> None:
     pieces = Pieces(tokenizer().read_bytes())
-    shown = [objective.ids_of(PROGRAM, pieces, seeded(seed)) for seed in range(2000)]
+    shown = [
+        objective.ids_of(PROGRAM, pieces, seeded(seed), objective.FIRST) for seed in range(2000)
+    ]
     psm = sum(ids[1] == pieces.pre and ids[2] != pieces.suf for ids in shown)
     spm_or_no_prefix = sum(ids[1] == pieces.pre and ids[2] == pieces.suf for ids in shown)
     no_prefix = sum(
-        objective.cut(PROGRAM, _after_one(seeded(seed)))[0] == 0 for seed in range(2000)
+        objective.cut(PROGRAM, _after_one(seeded(seed)), objective.FIRST)[0] == 0
+        for seed in range(2000)
     )
     assert psm + spm_or_no_prefix == pytest.approx(1800, abs=50)
     assert psm == pytest.approx((1800 - 0.9 * no_prefix) / 2, abs=80)
@@ -252,12 +296,13 @@ def _after_one(draw: random.Random) -> random.Random:
     return draw
 
 
-def test_cuts_lie_within_the_text_and_some_are_whole_lines() -> None:
-    cuts = [objective.cut(PROGRAM, seeded(seed)) for seed in range(2000)]
+@pytest.mark.parametrize("manner", STAGES)
+def test_cuts_lie_within_the_text_and_some_are_whole_lines(manner: Manner) -> None:
+    cuts = [objective.cut(PROGRAM, seeded(seed), manner) for seed in range(2000)]
     assert all(0 <= first <= second <= len(PROGRAM) for first, second in cuts)
     starts = {0, len(PROGRAM)} | {i + 1 for i, sign in enumerate(PROGRAM) if sign == "\n"}
     whole = sum(first in starts and second in starts for first, second in cuts)
-    assert whole == pytest.approx(2000 * objective.LINES_RATE, abs=100)
+    assert whole == pytest.approx(2000 * manner.lines_rate, abs=100)
 
 
 def test_cuts_of_words_stay_in_one_line_and_never_begin_or_end_within_a_word() -> None:
@@ -270,11 +315,12 @@ def test_cuts_of_words_stay_in_one_line_and_never_begin_or_end_within_a_word() -
             assert not re.match(r"\w\w", text[second - 1 : second + 1])
 
 
-def test_most_cuts_of_whole_lines_leave_one_line() -> None:
-    lines = [PROGRAM[slice(*objective.cut(PROGRAM, seeded(seed)))] for seed in range(2000)]
+@pytest.mark.parametrize("manner", STAGES)
+def test_most_cuts_of_whole_lines_leave_one_line(manner: Manner) -> None:
+    lines = [PROGRAM[slice(*objective.cut(PROGRAM, seeded(seed), manner))] for seed in range(2000)]
     one = sum(middle in PROGRAM.splitlines(keepends=True) for middle in lines)
     of_lines = objective.ONE_LINE_RATE + (1 - objective.ONE_LINE_RATE) * math.log(2) / math.log(5)
-    assert one == pytest.approx(2000 * objective.LINES_RATE * of_lines, abs=80)
+    assert one == pytest.approx(2000 * manner.lines_rate * of_lines, abs=80)
 
 
 def test_a_program_is_cut_into_documents_that_parse_and_lose_no_statement() -> None:
