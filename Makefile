@@ -72,7 +72,11 @@ help: ## This list
 demo: $(EMBEDDED:%=$(DEMO)/%.done) ## The whole study on this machine: two small models that infill, on vLLM, no GPU, no download but packages
 	$(BIN)/fim-eval report $(DEMO) --out $(DEMO)/report
 # Each model's own table is left out: the report's holds both.
-$(DEMO)/%.done: servers/ladder/models/%/model.safetensors | $(VENV)/ready $(SERVER_VENV)/ready
+# What other weights of the same name answered is no answer of these.
+$(DEMO)/%.done: servers/ladder/models/%/SHA256SUMS | $(VENV)/ready $(SERVER_VENV)/ready
+	@mkdir -p $(DEMO)
+	@cmp -s $< $(DEMO)/$*.sums || rm -rf $(DEMO)/fim-eval-ladder-$*.*
+	@cp $< $(DEMO)/$*.sums
 	$(PYTHON) servers/with_server.py ladder-$* --log $(DEMO)/server-$*.log -- \
 	  $(BIN)/fim-eval eval --problems starter --gold --tokenizer servers/ladder/models/$* --out $(DEMO) > /dev/null
 	@touch $@
@@ -144,7 +148,7 @@ serve-ladder-4.5m: $(LADDER)/4.5m/config.json ## Serve the ladder model of 4.5 M
 serve-ladder-10m: $(LADDER)/10m/config.json ## Serve the ladder model of 10 M parameters on port 8204 (CPU)
 	$(strip $(call serve,ladder-10m))
 
-# Memory is kept between steps, not given back and zeroed again: a third faster.
+# Memory is kept between steps, not given back and zeroed again: faster (servers/ladder/README.md).
 ladder = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
   MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 TQDM_DISABLE=1 PYTHONPATH=servers \
   $(SERVER_VENV)/bin/python -m ladder --out $(LADDER) $(call option,--tokens,TOKENS)

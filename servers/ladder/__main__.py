@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ladder import corpus, pieces, recipe
-from ladder.training import Plan, train
+from ladder.training import Plan, train, trained_otherwise
 
 
 def main() -> None:
@@ -40,8 +40,21 @@ def main() -> None:
         )
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(mode=True)
-    wanted = [size for size in recipe.SIZES if size in (options.sizes or recipe.SIZES)]
-    missing = [size for size in wanted if not (options.out / size / "config.json").exists()]
+    plans = {
+        name: _plan(name, options)
+        for name in recipe.SIZES
+        if name in (options.sizes or recipe.SIZES)
+    }
+    missing = []
+    for name, plan in plans.items():
+        folder = options.out / name
+        if not (folder / "config.json").exists():
+            missing.append(name)
+        elif differs := trained_otherwise(folder, name, plan):
+            parser.error(
+                f"{folder} is there, but was trained with another recipe ({differs}); remove it to "
+                "train it anew, or name another --out"
+            )
     if not missing:
         return
     sys.stderr.write("[ladder] text and tokenizer; half a minute\n")
@@ -51,18 +64,21 @@ def main() -> None:
         text = corpus.build()
     tokenizer = pieces.train([one.text for one in text.train])
     for name in missing:
-        size = recipe.SIZES[name]
-        by_default = size.hidden >= recipe.BFLOAT16_FROM and _multiplies_bfloat16()
-        plan = Plan(
-            size,
-            tokens=options.tokens,
-            length=options.length,
-            rows=options.rows,
-            matrix_rate=options.matrix_rate,
-            other_rate=options.other_rate,
-            bfloat16=by_default if options.bfloat16 is None else options.bfloat16,
-        )
-        train(name, plan, text, tokenizer, options.out / name)
+        train(name, plans[name], text, tokenizer, options.out / name)
+
+
+def _plan(name: str, options: argparse.Namespace) -> Plan:
+    size = recipe.SIZES[name]
+    by_default = size.hidden >= recipe.BFLOAT16_FROM and _multiplies_bfloat16()
+    return Plan(
+        size,
+        tokens=options.tokens,
+        length=options.length,
+        rows=options.rows,
+        matrix_rate=options.matrix_rate,
+        other_rate=options.other_rate,
+        bfloat16=by_default if options.bfloat16 is None else options.bfloat16,
+    )
 
 
 def _multiplies_bfloat16() -> bool:

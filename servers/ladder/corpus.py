@@ -73,8 +73,8 @@ class Corpus:
     """Counts, the Python version, sha256 of both parts."""
 
 
-def build(seed: int = 0) -> Corpus:
-    """The documents of this Python's standard library.
+def build(seed: int = 0, *, without_overlaps: bool = True) -> Corpus:
+    """The documents of this Python's standard library, those that `OVERLAPS` lists left out.
 
     The same Python version gives the same documents, whatever the machine.
     """
@@ -86,7 +86,7 @@ def build(seed: int = 0) -> Corpus:
         for piece in pieces(text, random.Random(f"{seed}/{path}"))  # noqa: S311  reproducible
     ]
     distinct = without_near_duplicates(cut)
-    listed = json.loads(OVERLAPS.read_bytes()) if OVERLAPS.exists() else None
+    listed = json.loads(OVERLAPS.read_bytes()) if without_overlaps else None
     banned = set(listed["documents"]) if listed else set()
     kept = [document for document in distinct if _sha256([document.text]) not in banned]
     train = tuple(one for one in kept if not _is_held_out(one.path))

@@ -12,36 +12,31 @@ import platform
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from fim_eval.problems import load_problems
-from ladder.corpus import NGRAM, OVERLAPS, build, digest_of, ngrams
+from ladder.corpus import NGRAM, OVERLAPS, Document, build, digest_of, ngrams
 
 
 def main(mbpp: str) -> None:
     """Search every program of MBPP, HumanEval and the starter set; write `OVERLAPS`."""
-    OVERLAPS.unlink(missing_ok=True)
-    runs: dict[int, dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
-    programs, shas = {}, {}
+    programs: dict[str, list[str]] = {}
+    shas = {}
     for source, name in ((mbpp, "MBPP"), ("humaneval", "HumanEval"), ("starter", "starter set")):
         problems, facts = load_problems(source, "all", lambda _: None)
-        programs[name], shas[name] = len(problems), facts.content_sha256
-        for problem in problems:
-            for run in ngrams(problem.code, NGRAM):
-                runs[len(run)][run].add(name)
+        programs[name] = [problem.code for problem in problems]
+        shas[name] = facts.content_sha256
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the standard library's own
-        text = build()
-    found: dict[str, set[str]] = {}
-    for document in (*text.train, *text.held_out):
-        for length, known in runs.items():
-            for run in ngrams(document.text, length) & known.keys():
-                found.setdefault(digest_of(document), set()).update(known[run])
+        text = build(without_overlaps=False)
+    documents = [*text.train, *text.held_out]
+    found = search(documents, programs)
     listing = {
         "python": platform.python_version(),
         "ngram": NGRAM,
-        "programs_searched": programs,
+        "programs_searched": {name: len(codes) for name, codes in programs.items()},
         "content_sha256": shas,
-        "documents_searched": len(text.train) + len(text.held_out),
+        "documents_searched": len(documents),
         "documents_found": {
             name: sum(name in names for names in found.values()) for name in programs
         },
@@ -49,6 +44,26 @@ def main(mbpp: str) -> None:
     }
     OVERLAPS.write_text(json.dumps(listing, indent=1) + "\n")
     print(json.dumps({**listing, "documents": len(found)}, indent=1))
+
+
+def search(
+    documents: Iterable[Document], programs: Mapping[str, Iterable[str]]
+) -> dict[str, set[str]]:
+    """Checksums of the documents that share a run of words with a program, and with whose.
+
+    A program shorter than `NGRAM` words is one run.
+    """
+    runs: dict[int, dict[tuple[str, ...], set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name, codes in programs.items():
+        for code in codes:
+            for run in ngrams(code, NGRAM):
+                runs[len(run)][run].add(name)
+    found: dict[str, set[str]] = {}
+    for document in documents:
+        for length, known in runs.items():
+            for run in ngrams(document.text, length) & known.keys():
+                found.setdefault(digest_of(document), set()).update(known[run])
+    return found
 
 
 if __name__ == "__main__":

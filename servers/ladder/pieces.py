@@ -13,7 +13,6 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 
@@ -105,8 +104,3 @@ class Pieces:
         """Ids of a text that goes on in a sequence, without that space."""
         ids: list[int] = self._pieces.encode(ANCHOR + text)
         return ids[2:]
-
-
-def read(path: Path) -> Pieces:
-    """The tokenizer of a file."""
-    return Pieces(path.read_bytes())

@@ -16,11 +16,13 @@ import torch
 
 from ladder import corpus, pieces
 from ladder.recipe import Size
-from ladder.training import LOG, Plan, Training
+from ladder.training import LOG, TELL_EVERY, Plan, Training
 
 
 def main(folder: Path, steps: int) -> None:
     """Train `steps` steps as the log's first line says."""
+    if steps > TELL_EVERY:
+        sys.exit(f"replay: the log has single steps up to {TELL_EVERY} only; {steps} were asked")
     first, *rest = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the standard library's own

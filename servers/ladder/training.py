@@ -1,7 +1,7 @@
 """One model trained and saved; resumes where it was stopped. Runs in the server's environment.
 
-Matrices of the layers by Muon (https://kellerjordan.github.io/posts/muon/), in float32; embeddings
-and norms by AdamW.
+Matrices of the layers by Muon (https://kellerjordan.github.io/posts/muon/); embeddings and norms by
+AdamW.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Plan:
     spm_line_end_weight: float = recipe.SPM_LINE_END_WEIGHT
     manner: Manner = objective.FIRST
     bfloat16: bool = False
-    """Products in bfloat16, weights and sums in float32."""
+    """Products in bfloat16, those of Muon's iterations too; weights and sums in float32."""
 
     @property
     def steps(self) -> int:
@@ -320,14 +320,30 @@ def save(model: LlamaForCausalLM, tokenizer: bytes, folder: Path) -> None:
     copy.to(torch.bfloat16).save_pretrained(unfinished)
     config = unfinished / "config.json"
     config.write_text(config.read_text().rstrip("\n") + "\n")
+    shutil.copy(folder / LOG, unfinished)
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", LOG)
+    sums = [hashlib.sha256((unfinished / one).read_bytes()).hexdigest() for one in names]
+    (unfinished / "SHA256SUMS").write_text(
+        "".join(f"{digest}  {one}\n" for digest, one in zip(sums, names, strict=True))
+    )
     for path in sorted(unfinished.iterdir(), key=lambda one: one.name == "config.json"):
         path.rename(folder / path.name)
     unfinished.rmdir()
-    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", LOG)
-    (folder / "SHA256SUMS").write_text(
-        "".join(
-            f"{hashlib.sha256((folder / one).read_bytes()).hexdigest()}  {one}\n" for one in names
-        )
+
+
+def trained_otherwise(folder: Path, name: str, plan: Plan) -> str:
+    """In what a finished training differs from the recipe, in words; empty if in nothing.
+
+    Not compared: the text, the versions, and whether products were in bfloat16, which are of the
+    machine.
+    """
+    logged = _lines(folder / LOG)[0]
+    wanted = _recipe_of(name, plan) | {"bfloat16": logged.get("bfloat16")}
+    pairs = [(key, logged.get(key), value) for key, value in wanted.items() if key != "second"]
+    second = logged.get("second", {})
+    pairs += [(f"second {key}", second.get(key), one) for key, one in wanted["second"].items()]
+    return "; ".join(
+        f"{key}: {there} there, {here} here" for key, there, here in pairs if there != here
     )
 
 
@@ -336,11 +352,23 @@ def _made_of(
 ) -> dict[str, Any]:
     """The log's first line."""
     parameters = sum(one.numel() for one in model.parameters())
+    made_of = _recipe_of(name, plan)
+    made_of["second"]["tokenizer_sha256"] = hashlib.sha256(with_tabs(tokenizer)).hexdigest()
+    return made_of | {
+        "parameters": parameters,
+        "parameters_without_embeddings": parameters - VOCABULARY * plan.size.hidden,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
+        "corpus": corpus.facts,
+    }
+
+
+def _recipe_of(name: str, plan: Plan) -> dict[str, Any]:
+    """All of the log's first line that is decided before a text is read."""
     second = plan.second()
     return {
         "size": name,
-        "parameters": parameters,
-        "parameters_without_embeddings": parameters - VOCABULARY * plan.size.hidden,
         "layers": plan.size.layers,
         "hidden": plan.size.hidden,
         "intermediate": plan.size.intermediate,
@@ -378,12 +406,7 @@ def _made_of(
             "calm_from": second.calm_from,
             "spm_line_end_weight": second.spm_line_end_weight,
             **asdict(second.manner),
-            "tokenizer_sha256": hashlib.sha256(with_tabs(tokenizer)).hexdigest(),
         },
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
-        "corpus": corpus.facts,
     }
 
 

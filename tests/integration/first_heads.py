@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from ladder.beginning import set_tabs
-from ladder.pieces import BOS, VOCABULARY, read
+from ladder.pieces import BOS, VOCABULARY, Pieces
 from ladder.recipe import SIZES
 from ladder.training import Plan, new_model
 
@@ -22,7 +22,7 @@ BATCH = 16
 
 def main(folder: Path) -> None:
     """For each size: mean attention of its first heads, and what chance would give."""
-    pieces = read(folder / "tokenizer.model")
+    pieces = Pieces((folder / "tokenizer.model").read_bytes())
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(300, VOCABULARY, (BATCH, REPEATED), generator=generator)
     begin = torch.full((BATCH, 1), BOS)
@@ -49,9 +49,10 @@ def main(folder: Path) -> None:
         found[name] = {key: float(each.mean()) for key, each in attentions.items()}
         set_tabs(model, pieces)
         rows = model.model.embed_tokens.weight
+        alike = [(pieces.row_of("\t", tabs), pieces.row_of(" ", 4 * tabs)) for tabs in (1, 2, 3, 4)]
+        assert len({number for pair in alike for number in pair}) == 8
         found[name]["rows of tabs that begin as spaces"] = sum(
-            torch.equal(rows[pieces.row_of("\t", tabs)], rows[pieces.row_of(" ", 4 * tabs)])
-            for tabs in range(1, 5)
+            torch.equal(rows[tab], rows[space]) for tab, space in alike
         )
     print(json.dumps(found))
 
