@@ -158,7 +158,10 @@ def counts_of(row: Sequence[int], pieces: Pieces, spm_line_end_weight: float) ->
 
 
 def _places(row: Sequence[int], pieces: Pieces) -> list[int | None]:
-    """Of each id: how many ids of its PSM middle, end token included, come before; else None."""
+    """Of each id: how many ids of its PSM middle, end token included, come before; else None.
+
+    Where a prefix is empty the two layouts cannot be told apart: such a middle is SPM's.
+    """
     places: list[int | None] = []
     psm, inside, place = False, False, 0
     for at, one in enumerate(row):

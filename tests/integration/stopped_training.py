@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-from ladder import pieces, training
+from ladder import objective, pieces, training
 from ladder.corpus import Corpus, Document
 from ladder.recipe import Size
 from ladder.training import Plan, Training, train
@@ -34,9 +34,17 @@ def main(folder: Path) -> None:
     )
     corpus = Corpus(documents, documents[:40], {"sha256": "made"})
     tokenizer = pieces.train(texts)
+    counted: list[tuple[float, int]] = []
+    counts_of = objective.counts_of
+
+    def counts_noted(row: list[int], known: pieces.Pieces, weight: float) -> list[float]:
+        counted.append((weight, known.row_of("\t", 2)))
+        return counts_of(row, known, weight)
+
     plan = Plan(Size(layers=2, hidden=96), tokens=6 * 2 * 64, length=64, rows=2)
     training.CHECKPOINT_EVERY_S = -1
-    train("whole", plan, corpus, tokenizer, folder / "whole")
+    with mock.patch.object(objective, "counts_of", counts_noted):
+        train("whole", plan, corpus, tokenizer, folder / "whole")
     advance = Training.advance
     for stop_at in (3, 6, 7):
 
@@ -56,7 +64,16 @@ def main(folder: Path) -> None:
         hashlib.sha256((folder / one / "model.safetensors").read_bytes()).hexdigest()
         for one in ("whole", "stopped")
     ]
-    print(json.dumps({"steps": steps, "sums": sums}))
+    saved = (folder / "stopped" / "tokenizer.model").read_bytes()
+    found = {
+        "steps": steps,
+        "sums": sums,
+        "line end counts": [weight for weight, _ in counted[:: plan.rows]],
+        "knows tabs": [number > 0 for _, number in counted[:: plan.rows]],
+        "tokenizer with tabs is saved": saved == pieces.with_tabs(tokenizer),
+        "left": sorted(path.name for path in (folder / "stopped").iterdir()),
+    }
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

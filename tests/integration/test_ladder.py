@@ -51,6 +51,22 @@ def test_a_training_that_was_stopped_gives_the_weights_of_one_that_was_not(tmp_p
     assert found["steps"] == [[None, *range(1, 9)]] * 2
     whole, stopped = found["sums"]
     assert whole == stopped
+    assert found["line end counts"] == [*[12.0] * 4, *[1.5] * 2, *[1.0] * 2]
+    assert found["knows tabs"] == [*[False] * 6, *[True] * 2]
+    assert found["tokenizer with tabs is saved"]
+    assert "SHA256SUMS" in found["left"]
+    assert not {"checkpoint.pt", "unfinished"} & set(found["left"])
+
+
+def test_a_finished_model_of_another_recipe_is_refused() -> None:
+    done = subprocess.run(
+        [SERVER_PYTHON, "-m", "ladder", "--out", MODEL.parent, "--tokens", "2000000", MODEL.name],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        env={"PYTHONPATH": str(ROOT / "servers"), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "tokens: 10000000 there, 2000000 here" in done.stderr
+    assert "remove it" in done.stderr
 
 
 def test_too_few_tokens_for_a_training_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
-from ladder import corpus, objective, recipe
+from ladder import corpus, objective, overlaps, recipe
 from ladder.corpus import Document
 from ladder.objective import Manner
 from ladder.pieces import BOS, TABS, VOCABULARY, Pieces, train, with_tabs
@@ -234,6 +234,14 @@ def test_first_tokens_and_ends_of_middles_count_more() -> None:
         assert objective.counts_of(row, pieces, line_end_weight) == pytest.approx(expected)
 
 
+def test_a_middle_without_a_prefix_counts_as_one_of_spm_does() -> None:
+    """Code Llama's two layouts are the same there, up to the tokenizer's own space."""
+    pieces = Pieces(tokenizer().read_bytes())
+    row = objective.psm_ids("", "x = 1\n", "y = 2\n", pieces)
+    assert row[:3] == [BOS, pieces.pre, pieces.suf]
+    assert objective.counts_of(row, pieces, 1.5) == [1.0] * (len(row) - 1) + [1.5]
+
+
 def test_an_spm_end_at_the_end_of_a_line_counts_as_told() -> None:
     pieces = Pieces(tokenizer().read_bytes())
     ends = {
@@ -382,3 +390,36 @@ def test_the_embedded_models_are_small_and_share_a_tokenizer_a_text_and_a_recipe
         assert log["tokens"] == recipe.TOKENS
         assert log["second"]["tokens"] == recipe.TOKENS * recipe.SECOND_TOKENS
         assert log["corpus"]["overlaps_removed"] > 0
+        tokenizer_bytes = (MODELS / size / "tokenizer.model").read_bytes()
+        second = log["second"]["tokenizer_sha256"]
+        assert hashlib.sha256(tokenizer_bytes).hexdigest() == second
+        assert second != log["tokenizer_sha256"]
+
+
+def test_documents_that_share_twelve_words_with_a_program_are_found_and_left_out() -> None:
+    own = "def total(numbers, start):\n    for one in numbers:\n        start += one\n"
+    shared = Document("a.py", f"import os\n\n\n{own}    return start\n")
+    eleven = Document("b.py", "def total(numbers, start):\n    for one in other:\n        pass\n")
+    short = Document("c.py", "def f(x):\n    return x\n")
+    found = overlaps.search(
+        [shared, eleven, short], {"A": [own, "nothing"], "B": [own], "C": ["return x"]}
+    )
+    assert found == {corpus.digest_of(shared): {"A", "B"}, corpus.digest_of(short): {"C"}}
+
+
+def test_what_the_list_of_overlaps_names_is_left_out_and_held_out_files_are_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [(f"f{number}.py", f"name = {number}\n{PROGRAM}") for number in range(100)]
+    monkeypatch.setattr(corpus, "_read", lambda _: (files, 0))
+    monkeypatch.setattr(corpus, "without_near_duplicates", list)
+    whole = corpus.build(without_overlaps=False)
+    assert whole.held_out
+    banned = [whole.train[3], whole.held_out[0]]
+    listed = {"python": "3.11.7", "documents": list(map(corpus.digest_of, banned))}
+    monkeypatch.setattr(corpus, "OVERLAPS", tmp_path / "overlaps.json")
+    corpus.OVERLAPS.write_text(json.dumps(listed))
+    left = corpus.build()
+    assert left.train == tuple(one for one in whole.train if one != banned[0])
+    assert left.held_out == tuple(one for one in whole.held_out if one != banned[1])
+    assert {one.path for one in left.train}.isdisjoint(one.path for one in left.held_out)
