@@ -9,9 +9,10 @@ API: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random_exponential
 
-from fim_eval.errors import EndpointError
+from fim_eval.errors import EndpointError, FimEvalError
 from fim_eval.health import Health, HungError
 from fim_eval.records import (
     Completion,
@@ -62,6 +63,12 @@ class _Choice(BaseModel):
 
     prompt_logprobs: tuple[dict[int, _Logprob] | None, ...] | None = None
     """Of each prompt token given those before it, by id; None for the first."""
+
+
+class _BrokenChoice(_Choice):
+    """Stands where one was malformed, whose neighbours are answers."""
+
+    fault: str
 
 
 class _Answer(BaseModel):
@@ -141,7 +148,9 @@ class Client:
         """Ask prompts in one request until each has an answer, a refusal, or no attempt left.
 
         What is wrong with one is not its neighbours' fault: of a request that is refused each half
-        is asked by itself, and what was answered is not asked again.
+        is asked by itself, and what was answered is not asked again. What has no answer after two
+        attempts is asked in halves, quarters and so on, side by side: six attempts leave each of
+        16 alone.
 
         Args:
             prompts: alike in all but what is asked: see `order.batches`.
@@ -157,13 +166,11 @@ class Client:
         outcomes: dict[int, Completion | RequestFailure] = {}
         errors: dict[int, _NoAnswerError] = {}
 
-        async def ask() -> None:
-            places = [place for place in range(len(prompts)) if place not in outcomes]
+        async def ask_part(places: Sequence[int]) -> None:
             sent_ns = self._clock_ns()
             for place in places:
                 attempted[place].attempts += 1
                 attempted[place].sent_ns = sent_ns
-            errors.clear()
             answers = await self._ask_prompts([prompts[place] for place in places])
             for place, found in zip(places, answers, strict=True):
                 if isinstance(found, _NoAnswerError):
@@ -175,9 +182,18 @@ class Client:
                     outcomes[place] = self._completion(
                         prompts[place], *found, attempted[place], counted=alone
                     )
+
+        async def ask() -> None:
+            places = [place for place in range(len(prompts)) if place not in outcomes]
+            halvings = max(0, attempted[places[0]].attempts - 1)
+            size = max(1, len(prompts) >> halvings)
+            errors.clear()
+            await _side_by_side(
+                [ask_part(places[start : start + size]) for start in range(0, len(places), size)]
+            )
             open_ = [error for place, error in errors.items() if place not in outcomes]
             if open_:
-                raise max(open_, key=lambda error: error.retry_after_s or 0.0)
+                raise _together(open_)
 
         try:
             await self._insist(ask)
@@ -531,7 +547,7 @@ class Client:
         return EndpointError(f"{where}: unexpected answer ({detail}); is this the full base URL?")
 
     def _read(self, response: httpx.Response, prompts: int) -> _Answer:
-        answer = self._parsed(response.content, response)
+        answer = self._parsed(response.content, response, prompts)
         answer.choices = tuple(sorted(answer.choices, key=lambda choice: choice.index))
         if [choice.index for choice in answer.choices] != list(range(prompts)):
             raise _NoAnswerError(
@@ -540,8 +556,8 @@ class Client:
         self._check_model(answer)
         return answer
 
-    def _parsed(self, content: bytes, response: httpx.Response) -> _Answer:
-        """A body, or an event of a stream."""
+    def _parsed(self, content: bytes, response: httpx.Response, prompts: int = 1) -> _Answer:
+        """A body, or an event of a stream; of several prompts, each choice by itself if need be."""
         try:
             body = orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -551,9 +567,9 @@ class Client:
         try:
             return _Answer.model_validate(body)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, fault["loc"]))
-            raise _NoAnswerError("malformed-response", f"{place}: {fault['msg']}") from error
+            if prompts > 1 and isinstance(body, dict) and isinstance(body.get("choices"), list):
+                return _piece_by_piece(body)
+            raise _NoAnswerError("malformed-response", _fault(error)) from error
 
     def _check_model(self, answer: _Answer) -> None:
         if self._answers_as is not None and answer.model != self._answers_as:
@@ -581,6 +597,30 @@ class Client:
         return (wait_exponential(**half) + wait_random_exponential(**half))(state)
 
 
+async def _side_by_side(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All of them; the first that ends the run ends the others.
+
+    Raises:
+        FimEvalError: as they do.
+    """
+    if len(parts) == 1:
+        # Nearly always: a task and its group cost more than the rest.
+        return await parts[0]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except* FimEvalError as several:
+        raise several.exceptions[0] from None
+
+
+def _together(errors: Sequence[_NoAnswerError]) -> _NoAnswerError:
+    """What says when several may be asked again: not before the last of them may."""
+    worst = max(errors, key=lambda error: error.reason in LOSES_SERVER)
+    asked_s = [error.retry_after_s for error in errors if error.retry_after_s is not None]
+    return _NoAnswerError(worst.reason, worst.detail, max(asked_s, default=None))
+
+
 def _length(ids: Sequence[int] | None) -> int | None:
     return None if ids is None else len(ids)
 
@@ -594,12 +634,48 @@ def _choice_of(answer: _Answer, place: int) -> _Choice:
     """The choice for the prompt at a place of the request.
 
     Raises:
-        _NoAnswerError: the server gave it up.
+        _NoAnswerError: the server gave it up, or it is malformed.
     """
     choice = answer.choices[place]
+    if isinstance(choice, _BrokenChoice):
+        raise _NoAnswerError("malformed-response", choice.fault)
     if choice.finish_reason not in ("stop", "length"):
         raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
     return choice
+
+
+def _piece_by_piece(body: dict[str, Any]) -> _Answer:
+    """A body that does not pass as a whole, its broken choices replaced.
+
+    Raises:
+        _NoAnswerError: it is not a choice that is broken.
+    """
+    try:
+        answer = _Answer.model_validate(body | {"choices": ()})
+    except ValidationError as error:
+        raise _NoAnswerError("malformed-response", _fault(error)) from error
+    choices: list[_Choice] = []
+    for place, choice in enumerate(body["choices"]):
+        try:
+            choices.append(_Choice.model_validate(choice))
+        except ValidationError as error:
+            told = choice.get("index") if isinstance(choice, dict) else None
+            choices.append(
+                _BrokenChoice(
+                    index=told if isinstance(told, int) else place,
+                    text="",
+                    finish_reason=None,
+                    fault=f"choices.{place}.{_fault(error)}",
+                )
+            )
+    answer.choices = tuple(choices)
+    return answer
+
+
+def _fault(error: ValidationError) -> str:
+    """Where a body is malformed, and how."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
 
 
 def _put_together(choices: Sequence[_Choice]) -> _Choice:

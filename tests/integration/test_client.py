@@ -97,16 +97,20 @@ class Endpoint:
     def bodies(self) -> list[dict[str, Any]]:
         return [orjson.loads(request.content) for request in self.requests]
 
-    async def ask(
+    async def ask(self, prompt: Prompt = TEXT_PROMPT, **how: Any) -> Completion | RequestFailure:
+        (outcome,) = await self.ask_all([prompt], **how)
+        return outcome
+
+    async def ask_all(
         self,
-        prompt: Prompt = TEXT_PROMPT,
+        prompts: Sequence[Prompt],
         *,
         answers_as: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
         clock_ns: Callable[[], int] | None = None,
         key: str | None = None,
-    ) -> Completion | RequestFailure:
+    ) -> list[Completion | RequestFailure]:
         async with Http(
             httpx.MockTransport(self._answer),
             "http://model.test/v1/",
@@ -123,7 +127,7 @@ class Endpoint:
                 clock_ns=clock_ns or count().__next__,
                 sleep=self._wait,
             )
-            return await client.complete(prompt)
+            return await client.complete_all(prompts)
 
 
 async def failure(endpoint: Endpoint, prompt: Prompt = TEXT_PROMPT, **how: Any) -> RequestFailure:
@@ -369,6 +373,31 @@ async def test_trouble_of_the_server_is_tried_again_and_then_a_failure(
     assert (found.reason, found.attempts) == (reason, 3)
     completion = await answer(Endpoint(fault, ok()))
     assert (completion.text, completion.attempts) == ("    return 7\n", 2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(None, id="null"),
+        pytest.param(CHOICE | {"index": 1, "text": None}, id="text is null"),
+        pytest.param(CHOICE | {"index": "1."}, id="index is no number"),
+    ],
+)
+async def test_what_is_malformed_in_one_choice_is_its_prompt_s_failure(broken: object) -> None:
+    body = ANSWER | {"choices": [CHOICE, broken, CHOICE | {"index": 2}]}
+    endpoint = Endpoint(httpx.Response(200, json=body))
+    outcomes = await endpoint.ask_all([TEXT_PROMPT] * 3, timeouts=Timeouts(attempts=1))
+    assert [type(one) for one in outcomes] == [Completion, RequestFailure, Completion]
+    (failed,) = [one for one in outcomes if isinstance(one, RequestFailure)]
+    assert failed.reason == "malformed-response"
+    assert failed.detail.startswith("choices.1.")
+
+
+async def test_a_choice_that_is_malformed_names_no_other_prompt_s_place() -> None:
+    body = ANSWER | {"choices": [CHOICE, CHOICE | {"text": None}]}
+    endpoint = Endpoint(httpx.Response(200, json=body))
+    outcomes = await endpoint.ask_all([TEXT_PROMPT] * 2, timeouts=Timeouts(attempts=1))
+    assert [type(one) for one in outcomes] == [RequestFailure] * 2, "both are said to be the first"
 
 
 async def test_an_answer_of_another_model_is_a_failure() -> None:

@@ -600,6 +600,47 @@ class TestOneRequest:
         assert server.batches == [1, 8, 1]
         assert {one.attempts for one in completions(tmp_path)} == {1, 2}
 
+    async def test_that_fails_for_one_prompt_is_asked_in_smaller_ones(self, tmp_path: Path) -> None:
+        def answer(body: dict[str, Any]) -> str | Reply:
+            return refusal(500, "CUDA error") if "f5()" in body["prompt"] else right_answer(body)
+
+        with FakeServer(answer=answer) as server:
+            timeouts = Timeouts(first_wait_s=0.0, recovery_s=0.0)
+            wanted = request(
+                server, tmp_path, made_tasks(16), batch=16, concurrency=16, timeouts=timeouts
+            )
+            result = await ask(wanted)
+            assert server.batches == [1, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+        assert (result.answered, result.failures) == (15, Counter({"server-error": 1}))
+        attempts = Counter(one.attempts for one in completions(tmp_path))
+        assert attempts == {3: 8, 4: 4, 5: 2, 6: 1}
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            pytest.param({"text": None}, id="text is null"),
+            pytest.param({"finish_reason": 7}, id="finish reason is a number"),
+        ],
+    )
+    async def test_of_which_one_choice_is_malformed_answers_the_others(
+        self, broken: dict[str, Any], tmp_path: Path
+    ) -> None:
+        def answer(body: dict[str, Any]) -> str | Reply:
+            if "f3()" not in body["prompt"]:
+                return right_answer(body)
+            whole = server.completion(body, "")
+            whole["choices"][0] |= broken
+            return Reply(200, whole)
+
+        with FakeServer(answer=answer) as server:
+            timeouts = Timeouts(attempts=2, first_wait_s=0.0)
+            result = await ask(request(server, tmp_path, made_tasks(8), batch=8, timeouts=timeouts))
+            assert server.batches == [1, 8, 1]
+        assert (result.answered, result.failures) == (7, Counter({"malformed-response": 1}))
+        assert {one.task_id: one.text for one in completions(tmp_path)} == {
+            task.task_id: task.middle for task in made_tasks(8) if "/3/" not in task.task_id
+        }
+
     async def test_counts_each_prompts_own_tokens(self, tmp_path: Path) -> None:
         with FakeServer() as server:
             await ask(request(server, tmp_path, made_tasks(12), batch=12, concurrency=12))
