@@ -42,6 +42,9 @@ AnswerT = TypeVar("AnswerT")
 LOSES_SERVER: frozenset[FailureReason] = frozenset({"connection", "server-error", "timeout"})
 """After these it is seen whether the server still generates, before it is asked again."""
 
+OVERLOADS = 3
+"""So many in a row of one request may be the end of a server behind a gateway, too: it is seen."""
+
 
 class _Usage(BaseModel):
     prompt_tokens: int | None = None
@@ -456,6 +459,7 @@ class Client:
             return await ask()
         except _NoAnswerError as error:
             first = [error]
+        overloads = 0
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_may_answer_later),
             stop=stop_after_attempt(self._timeouts.attempts),
@@ -469,7 +473,11 @@ class Client:
                         raise first.pop()
                     return await ask()
                 except _NoAnswerError as error:
-                    if self._health is not None and error.reason in LOSES_SERVER:
+                    # One that says when to come back is there.
+                    is_overload = error.reason == "overloaded" and error.retry_after_s is None
+                    overloads = overloads + 1 if is_overload else 0
+                    may_be_lost = error.reason in LOSES_SERVER or overloads >= OVERLOADS
+                    if self._health is not None and may_be_lost:
                         await self._health.recovered()
                     raise
         raise AssertionError("the last attempt returns or raises")

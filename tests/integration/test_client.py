@@ -14,6 +14,7 @@ import pytest
 
 from fim_eval.client import Client, retry_after_s
 from fim_eval.errors import EndpointError
+from fim_eval.health import Health
 from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
 from fim_eval.transport import Http, open_http
 from fim_eval.words import FailureReason
@@ -110,6 +111,7 @@ class Endpoint:
         timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
         clock_ns: Callable[[], int] | None = None,
         key: str | None = None,
+        health: Health | None = None,
     ) -> list[Completion | RequestFailure]:
         async with Http(
             httpx.MockTransport(self._answer),
@@ -126,6 +128,7 @@ class Endpoint:
                 segment=3,
                 clock_ns=clock_ns or count().__next__,
                 sleep=self._wait,
+                health=health,
             )
             return await client.complete_all(prompts)
 
@@ -312,6 +315,54 @@ class TestTryingAgain:
         endpoint = Endpoint(refused(503, "busy"), refused(400, "top_k must be -1 or at least 1"))
         found = await failure(endpoint)
         assert (found.reason, found.attempts) == ("bad-request", 2)
+
+
+class Looked:
+    """How a server looks: faults, one after the other, then well; and its health, without waits."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = list(faults)
+        self.looks = 0
+        self.health = Health(
+            self._look,
+            Timeouts(),
+            where="http://model.test/v1",
+            clock_s=lambda: 0.0,
+            sleep=self._wait,
+            notice=lambda _: None,
+        )
+
+    async def _look(self) -> str | None:
+        self.looks += 1
+        return self.faults.pop(0) if self.faults else None
+
+    async def _wait(self, _: float) -> None:
+        pass
+
+
+class TestAServerThatIsOverloadedAgainAndAgain:
+    async def test_and_gives_no_token_is_waited_for(self) -> None:
+        looked = Looked(*["HTTP 503"] * 20)
+
+        class Restarting(Endpoint):
+            def _answer(self, request: httpx.Request) -> httpx.Response:
+                self.requests.append(request)
+                return refused(503, "no server behind") if looked.faults else ok()
+
+        assert (await answer(Restarting(), health=looked.health)).attempts == 4
+        assert looked.looks == 21
+
+    async def test_and_gives_a_token_is_asked_on(self) -> None:
+        looked = Looked()
+        endpoint = Endpoint(*[refused(503, "busy")] * 5, ok())
+        assert (await answer(endpoint, health=looked.health)).attempts == 6
+        assert looked.looks == 3
+
+    async def test_and_says_until_when_is_not_looked_at(self) -> None:
+        looked = Looked()
+        endpoint = Endpoint(*[refused(429, "slow down", Retry_After="1")] * 5, ok())
+        assert (await answer(endpoint, health=looked.health)).attempts == 6
+        assert looked.looks == 0
 
 
 RETRIED: Sequence[Any] = [
