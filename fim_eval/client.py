@@ -39,8 +39,11 @@ from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 AnswerT = TypeVar("AnswerT")
 
-LOSES_SERVER: frozenset[FailureReason] = frozenset({"connection", "server-error", "timeout"})
-"""After these it is seen whether the server still generates, before it is asked again."""
+LOSES_SERVER: frozenset[FailureReason] = frozenset(
+    {"connection", "server-error", "timeout", "wrong-model"}
+)
+"""After these it is seen whether the server still generates, and is who it was, before it is asked
+again."""
 
 OVERLOADS = 3
 """So many in a row of one request may be the end of a server behind a gateway, too: it is seen."""

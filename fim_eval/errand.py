@@ -103,7 +103,6 @@ class Asker:
             Client,
             http,
             model=errand.server.model,
-            answers_as=errand.server.answers_as,
             sampling=errand.sampling,
             segment=errand.segment,
             clock_ns=listener.clock,
@@ -111,7 +110,8 @@ class Asker:
             priority=errand.priority,
         )
         timeouts = errand.timeouts
-        once = client(timeouts=timeouts.model_copy(update={"attempts": 1}))
+        # Under whatever name: `look` compares it.
+        once = client(answers_as=None, timeouts=timeouts.model_copy(update={"attempts": 1}))
         self.health = Health(
             partial(look, errand.url, errand.server, once, timeouts.look_s),
             timeouts,
@@ -121,7 +121,10 @@ class Asker:
             notice=listener.notice,
         )
         self._client = client(
-            timeouts=timeouts, health=self.health, on_overload=listener.on_overload
+            answers_as=errand.server.answers_as,
+            timeouts=timeouts,
+            health=self.health,
+            on_overload=listener.on_overload,
         )
 
     async def __call__(self, asked: Sequence[Asked], *, streamed: bool) -> list[Outcome]:
@@ -136,7 +139,7 @@ class Asker:
 
         Raises:
             EndpointError: as `Client.complete_all`.
-            ServerChangedError: the server was lost, and is another since it is back.
+            ServerChangedError: the server was looked at, and is another.
         """
         prompts = [one for one in asked if isinstance(one, Prompt)]
         if len(prompts) < len(asked):

@@ -271,7 +271,22 @@ class TestAServerThatChanges:
             result = await ask(wanted)
         assert (result.answered, result.unresolved) == (40, 0)
 
-    async def test_of_another_model_name_leaves_failures_only(self, tmp_path: Path) -> None:
+    async def test_its_name_in_answers_ends_the_run(self, tmp_path: Path) -> None:
+        def change_after_ten(body: dict[str, Any]) -> str:
+            if len(server.prompts) > 10:
+                server.answers_as = "other-model"
+            return right_answer(body)
+
+        with FakeServer(answer=change_after_ten) as server:
+            wanted = request(server, tmp_path, made_tasks(40), concurrency=4)
+            with pytest.raises(
+                ServerChangedError, match="answers_as: fake-model there, other-model here"
+            ):
+                await ask(wanted)
+            assert len(server.prompts) < 20, "goes on asking"
+        assert {answer.answered_as for answer in completions(tmp_path)} == {"fake-model"}
+
+    async def test_its_name_leaves_failures_only_where_nobody_looks(self, tmp_path: Path) -> None:
         def rename(body: dict[str, Any]) -> str:
             server.answers_as = "other-model"
             return right_answer(body)
