@@ -71,7 +71,7 @@ class Errand:
     """The variable that holds the key; None: the server wants none."""
 
     priority: int = 0
-    """Sent with every request."""
+    """Sent with every request but those that see whether the server is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ class Asker:
             segment=errand.segment,
             clock_ns=listener.clock,
             sleep=asyncio.sleep,
-            priority=errand.priority,
         )
         timeouts = errand.timeouts
-        # Under whatever name: `look` compares it.
+        # Under whatever name: `look` compares it. And before all else: a token that has to wait for
+        # what others ask says nothing of the server.
         once = client(answers_as=None, timeouts=timeouts.model_copy(update={"attempts": 1}))
         self.health = Health(
             partial(look, errand.url, errand.server, once, timeouts.look_s),
@@ -125,6 +125,7 @@ class Asker:
             timeouts=timeouts,
             health=self.health,
             on_overload=listener.on_overload,
+            priority=errand.priority,
         )
 
     async def __call__(self, asked: Sequence[Asked], *, streamed: bool) -> list[Outcome]:

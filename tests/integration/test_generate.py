@@ -238,6 +238,19 @@ async def test_a_priority_goes_with_everything_that_is_asked(tmp_path: Path, str
         assert all("priority" not in body for body in server.requests)
 
 
+async def test_whether_a_server_is_well_is_asked_before_all_else(tmp_path: Path) -> None:
+    def fail_once(_: dict[str, Any]) -> str | Reply:
+        server.answer = right_answer
+        return refusal(500, "CUDA error")
+
+    with FakeServer(answer=fail_once) as server:
+        timeouts = Timeouts(first_wait_s=0.0)
+        wanted = request(server, tmp_path, made_tasks(1), priority=7, timeouts=timeouts)
+        assert (await ask(wanted)).answered == 1
+        sent = [(body["max_tokens"] == 1, body.get("priority")) for body in server.requests]
+    assert sent == [(True, 7), (False, 7), (True, None), (False, 7)]
+
+
 async def test_a_failure_keeps_the_others_going(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str | Reply:
         return refusal(500, "CUDA error") if "f0()" in body["prompt"] else right_answer(body)
