@@ -65,7 +65,7 @@ class Errand:
     timeouts: Timeouts
     segment: int
     concurrency: int
-    """Connections that are kept, at most."""
+    """Requests at most."""
 
     api_key_env: str | None
     """The variable that holds the key; None: the server wants none."""
