@@ -243,6 +243,9 @@ class Envoy:
         if errand not in self._desks:
             self._desks[errand] = self._open(errand)
         desk = self._desks[errand]
+        if desk.watching.done():
+            # Raises what ended it: a server that hangs would be waited for without end.
+            await desk.watching
         outcomes = tuple(await desk.ask(asked, streamed=streamed))
         delivery = Delivery(outcomes, desk.started_ns, desk.overloads, tuple(desk.notices))
         desk.overloads = 0
