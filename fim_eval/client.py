@@ -14,6 +14,8 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, TypeVar
 
 import httpx
@@ -595,15 +597,15 @@ class Client:
             raise _NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """What the server asks for, else exponential, up to the longest wait.
+        """What the server asks for, up to `recovery_s`; else exponential, up to the longest wait.
 
-        Half of it is at random, so that clients do not come back together, and half is certain:
+        Half of that is at random, so that clients do not come back together, and half is certain:
         how long a server is waited for in all must not be left to chance.
         """
         longest = self._timeouts.longest_wait_s
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, _NoAnswerError) and error.retry_after_s is not None:
-            return min(error.retry_after_s, longest)
+            return min(error.retry_after_s, max(longest, self._timeouts.recovery_s))
         half = {"multiplier": self._timeouts.first_wait_s / 2, "max": longest / 2}
         return (wait_exponential(**half) + wait_random_exponential(**half))(state)
 
@@ -788,8 +790,25 @@ def _may_answer_later(error: BaseException) -> bool:
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds that a `Retry-After` header asks for; None if there is none or it is a date."""
+    """Seconds that a `Retry-After` header asks for; None if there is none that can be read.
+
+    A date counts from the server's own `Date`, if it tells one: its clock may be another than ours.
+
+    Spec: https://www.rfc-editor.org/rfc/rfc9110.html#name-retry-after
+    """
+    asked = headers.get("Retry-After", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(asked))
+    until = _date(asked)
+    if until is None:
+        return None
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    """An HTTP-date, which is always in GMT; None if it is none."""
     try:
-        return max(0.0, float(headers["Retry-After"]))
-    except (KeyError, ValueError):
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None

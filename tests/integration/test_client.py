@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import count
 from typing import Any
 
@@ -271,10 +273,21 @@ class TestTryingAgain:
         assert (await answer(endpoint)).attempts == 3
         assert endpoint.waits == [7.0, 2.5]
 
-    async def test_never_waits_longer_than_allowed(self) -> None:
-        endpoint = Endpoint(refused(429, "slow down", Retry_After="3600"), ok())
-        await answer(endpoint, timeouts=Timeouts(longest_wait_s=30.0))
-        assert endpoint.waits == [30.0]
+    @pytest.mark.parametrize(
+        ("asked", "recovery_s", "wait_s"),
+        [
+            pytest.param("60", 900.0, 60.0, id="not asked before"),
+            pytest.param("3600", 900.0, 900.0, id="as a lost server"),
+            pytest.param("3600", 0.0, 30.0, id="none is waited for"),
+            pytest.param("inf", 900.0, 900.0, id="for ever"),
+        ],
+    )
+    async def test_waits_at_most_as_long_as_for_a_lost_server(
+        self, asked: str, recovery_s: float, wait_s: float
+    ) -> None:
+        endpoint = Endpoint(refused(429, "slow down", Retry_After=asked), ok())
+        await answer(endpoint, timeouts=Timeouts(longest_wait_s=30.0, recovery_s=recovery_s))
+        assert endpoint.waits == [wait_s]
 
     async def test_waits_at_random_between_half_and_all_of_a_doubling_bound(self) -> None:
         fifth_waits = []
@@ -556,13 +569,26 @@ async def test_a_key_in_a_body_of_any_shape_is_not_repeated(body: dict[str, Any]
         ("0", 0.0),
         ("-3", 0.0),
         ("1.5", 1.5),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 90.0),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", 90.0),
+        ("Wed Oct 21 07:28:00 2026", 90.0),
+        ("Wed, 21 Oct 2026 07:26:00 GMT", 0.0),
+        ("Wed, 41 Oct 2026 07:26:00 GMT", None),
         ("soon", None),
+        ("", None),
     ],
 )
-def test_retry_after_is_read_in_seconds(header: str, seconds: float | None) -> None:
-    assert retry_after_s(httpx.Headers({"Retry-After": header})) == seconds
+def test_retry_after_is_read_in_seconds_or_as_a_date(header: str, seconds: float | None) -> None:
+    headers = {"Retry-After": header, "Date": "Wed, 21 Oct 2026 07:26:30 GMT"}
+    assert retry_after_s(httpx.Headers(headers)) == seconds
     assert retry_after_s(httpx.Headers()) is None
+
+
+def test_a_date_to_retry_after_counts_from_now_if_the_server_tells_no_time() -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(minutes=2), usegmt=True)
+    found = retry_after_s(httpx.Headers({"Retry-After": until}))
+    assert found is not None
+    assert 100 < found <= 120
 
 
 class TestOnTheWire:
