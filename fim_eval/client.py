@@ -9,10 +9,13 @@ API: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, TypeVar
 
 import httpx
@@ -22,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random_exponential
 
-from fim_eval.errors import EndpointError
+from fim_eval.errors import EndpointError, FimEvalError
 from fim_eval.health import Health, HungError
 from fim_eval.records import (
     Completion,
@@ -38,8 +41,14 @@ from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 AnswerT = TypeVar("AnswerT")
 
-LOSES_SERVER: frozenset[FailureReason] = frozenset({"connection", "server-error", "timeout"})
-"""After these it is seen whether the server still generates, before it is asked again."""
+LOSES_SERVER: frozenset[FailureReason] = frozenset(
+    {"connection", "server-error", "timeout", "wrong-model"}
+)
+"""After these it is seen whether the server still generates, and is who it was, before it is asked
+again."""
+
+OVERLOADS = 3
+"""So many in a row of one request may be the end of a server behind a gateway, too: it is seen."""
 
 
 class _Usage(BaseModel):
@@ -62,6 +71,12 @@ class _Choice(BaseModel):
 
     prompt_logprobs: tuple[dict[int, _Logprob] | None, ...] | None = None
     """Of each prompt token given those before it, by id; None for the first."""
+
+
+class _BrokenChoice(_Choice):
+    """Stands where one was malformed, whose neighbours are answers."""
+
+    fault: str
 
 
 class _Answer(BaseModel):
@@ -141,7 +156,9 @@ class Client:
         """Ask prompts in one request until each has an answer, a refusal, or no attempt left.
 
         What is wrong with one is not its neighbours' fault: of a request that is refused each half
-        is asked by itself, and what was answered is not asked again.
+        is asked by itself, and what was answered is not asked again. What has no answer after two
+        attempts is asked in halves, quarters and so on, side by side: six attempts leave each of
+        16 alone.
 
         Args:
             prompts: alike in all but what is asked: see `order.batches`.
@@ -157,13 +174,11 @@ class Client:
         outcomes: dict[int, Completion | RequestFailure] = {}
         errors: dict[int, _NoAnswerError] = {}
 
-        async def ask() -> None:
-            places = [place for place in range(len(prompts)) if place not in outcomes]
+        async def ask_part(places: Sequence[int]) -> None:
             sent_ns = self._clock_ns()
             for place in places:
                 attempted[place].attempts += 1
                 attempted[place].sent_ns = sent_ns
-            errors.clear()
             answers = await self._ask_prompts([prompts[place] for place in places])
             for place, found in zip(places, answers, strict=True):
                 if isinstance(found, _NoAnswerError):
@@ -175,9 +190,18 @@ class Client:
                     outcomes[place] = self._completion(
                         prompts[place], *found, attempted[place], counted=alone
                     )
+
+        async def ask() -> None:
+            places = [place for place in range(len(prompts)) if place not in outcomes]
+            halvings = max(0, attempted[places[0]].attempts - 1)
+            size = max(1, len(prompts) >> halvings)
+            errors.clear()
+            await _side_by_side(
+                [ask_part(places[start : start + size]) for start in range(0, len(places), size)]
+            )
             open_ = [error for place, error in errors.items() if place not in outcomes]
             if open_:
-                raise max(open_, key=lambda error: error.retry_after_s or 0.0)
+                raise _together(open_)
 
         try:
             await self._insist(ask)
@@ -440,6 +464,7 @@ class Client:
             return await ask()
         except _NoAnswerError as error:
             first = [error]
+        overloads = 0
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_may_answer_later),
             stop=stop_after_attempt(self._timeouts.attempts),
@@ -453,7 +478,11 @@ class Client:
                         raise first.pop()
                     return await ask()
                 except _NoAnswerError as error:
-                    if self._health is not None and error.reason in LOSES_SERVER:
+                    # One that says when to come back is there.
+                    is_overload = error.reason == "overloaded" and error.retry_after_s is None
+                    overloads = overloads + 1 if is_overload else 0
+                    may_be_lost = error.reason in LOSES_SERVER or overloads >= OVERLOADS
+                    if self._health is not None and may_be_lost:
                         await self._health.recovered()
                     raise
         raise AssertionError("the last attempt returns or raises")
@@ -531,7 +560,7 @@ class Client:
         return EndpointError(f"{where}: unexpected answer ({detail}); is this the full base URL?")
 
     def _read(self, response: httpx.Response, prompts: int) -> _Answer:
-        answer = self._parsed(response.content, response)
+        answer = self._parsed(response.content, response, prompts)
         answer.choices = tuple(sorted(answer.choices, key=lambda choice: choice.index))
         if [choice.index for choice in answer.choices] != list(range(prompts)):
             raise _NoAnswerError(
@@ -540,8 +569,8 @@ class Client:
         self._check_model(answer)
         return answer
 
-    def _parsed(self, content: bytes, response: httpx.Response) -> _Answer:
-        """A body, or an event of a stream."""
+    def _parsed(self, content: bytes, response: httpx.Response, prompts: int = 1) -> _Answer:
+        """A body, or an event of a stream; of several prompts, each choice by itself if need be."""
         try:
             body = orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -551,9 +580,9 @@ class Client:
         try:
             return _Answer.model_validate(body)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, fault["loc"]))
-            raise _NoAnswerError("malformed-response", f"{place}: {fault['msg']}") from error
+            if prompts > 1 and isinstance(body, dict) and isinstance(body.get("choices"), list):
+                return _piece_by_piece(body)
+            raise _NoAnswerError("malformed-response", _fault(error)) from error
 
     def _check_model(self, answer: _Answer) -> None:
         if self._answers_as is not None and answer.model != self._answers_as:
@@ -568,17 +597,41 @@ class Client:
             raise _NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """What the server asks for, else exponential, up to the longest wait.
+        """What the server asks for, up to `recovery_s`; else exponential, up to the longest wait.
 
-        Half of it is at random, so that clients do not come back together, and half is certain:
+        Half of that is at random, so that clients do not come back together, and half is certain:
         how long a server is waited for in all must not be left to chance.
         """
         longest = self._timeouts.longest_wait_s
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, _NoAnswerError) and error.retry_after_s is not None:
-            return min(error.retry_after_s, longest)
+            return min(error.retry_after_s, max(longest, self._timeouts.recovery_s))
         half = {"multiplier": self._timeouts.first_wait_s / 2, "max": longest / 2}
         return (wait_exponential(**half) + wait_random_exponential(**half))(state)
+
+
+async def _side_by_side(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All of them; the first that ends the run ends the others.
+
+    Raises:
+        FimEvalError: as they do.
+    """
+    if len(parts) == 1:
+        # Nearly always: a task and its group cost more than the rest.
+        return await parts[0]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(part)
+    except* FimEvalError as several:
+        raise several.exceptions[0] from None
+
+
+def _together(errors: Sequence[_NoAnswerError]) -> _NoAnswerError:
+    """What says when several may be asked again: not before the last of them may."""
+    worst = max(errors, key=lambda error: error.reason in LOSES_SERVER)
+    asked_s = [error.retry_after_s for error in errors if error.retry_after_s is not None]
+    return _NoAnswerError(worst.reason, worst.detail, max(asked_s, default=None))
 
 
 def _length(ids: Sequence[int] | None) -> int | None:
@@ -594,12 +647,48 @@ def _choice_of(answer: _Answer, place: int) -> _Choice:
     """The choice for the prompt at a place of the request.
 
     Raises:
-        _NoAnswerError: the server gave it up.
+        _NoAnswerError: the server gave it up, or it is malformed.
     """
     choice = answer.choices[place]
+    if isinstance(choice, _BrokenChoice):
+        raise _NoAnswerError("malformed-response", choice.fault)
     if choice.finish_reason not in ("stop", "length"):
         raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
     return choice
+
+
+def _piece_by_piece(body: dict[str, Any]) -> _Answer:
+    """A body that does not pass as a whole, its broken choices replaced.
+
+    Raises:
+        _NoAnswerError: it is not a choice that is broken.
+    """
+    try:
+        answer = _Answer.model_validate(body | {"choices": ()})
+    except ValidationError as error:
+        raise _NoAnswerError("malformed-response", _fault(error)) from error
+    choices: list[_Choice] = []
+    for place, choice in enumerate(body["choices"]):
+        try:
+            choices.append(_Choice.model_validate(choice))
+        except ValidationError as error:
+            told = choice.get("index") if isinstance(choice, dict) else None
+            choices.append(
+                _BrokenChoice(
+                    index=told if isinstance(told, int) else place,
+                    text="",
+                    finish_reason=None,
+                    fault=f"choices.{place}.{_fault(error)}",
+                )
+            )
+    answer.choices = tuple(choices)
+    return answer
+
+
+def _fault(error: ValidationError) -> str:
+    """Where a body is malformed, and how."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
 
 
 def _put_together(choices: Sequence[_Choice]) -> _Choice:
@@ -701,8 +790,25 @@ def _may_answer_later(error: BaseException) -> bool:
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds that a `Retry-After` header asks for; None if there is none or it is a date."""
+    """Seconds that a `Retry-After` header asks for; None if there is none that can be read.
+
+    A date counts from the server's own `Date`, if it tells one: its clock may be another than ours.
+
+    Spec: https://www.rfc-editor.org/rfc/rfc9110.html#name-retry-after
+    """
+    asked = headers.get("Retry-After", "")
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(asked))
+    until = _date(asked)
+    if until is None:
+        return None
+    now = _date(headers.get("Date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    """An HTTP-date, which is always in GMT; None if it is none."""
     try:
-        return max(0.0, float(headers["Retry-After"]))
-    except (KeyError, ValueError):
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None

@@ -59,6 +59,8 @@ async def work_off(
     Raises:
         EndpointError: every server is lost.
         FimEvalError: as `ask`; what is in flight is given up.
+        Exception: whatever ends one who watches a server or its queue: without them a server that
+            hangs would be waited for without end.
     """
     crew = _Crew(posts, clock_s, stop)
     helpers = [
@@ -66,18 +68,23 @@ async def work_off(
         for post in posts
         for each in (post.health.watch(), crew.look_at_queue(post))
     ]
+    # Done with the first that fails: nobody who watches a server comes to an end.
+    helping = asyncio.gather(*helpers)
     working = asyncio.create_task(crew.work())
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            await asyncio.wait({working}, timeout=drain_s)
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({working, helping, stopping}, return_when=first)
+        if stopping.done():
+            await asyncio.wait({working, helping}, timeout=drain_s, return_when=first)
         if working.done():
             await working
+        elif helping.done():
+            await helping
     finally:
         for task in (*helpers, stopping, working):
             task.cancel()
-        await asyncio.gather(*helpers, stopping, working, return_exceptions=True)
+        await asyncio.gather(*helpers, helping, stopping, working, return_exceptions=True)
 
 
 class _Crew(Generic[WorkT]):
@@ -102,6 +109,8 @@ class _Crew(Generic[WorkT]):
                         self._fill(post, self._group)
             except* FimEvalError as several:
                 raise several.exceptions[0] from None
+            # Nothing was awaited if no server may be asked now: whoever frees one needs his turn.
+            await asyncio.sleep(0.01)
 
     def _fill(self, post: Post[WorkT], group: asyncio.TaskGroup) -> None:
         """As many workers as the limit lets."""
@@ -198,8 +207,11 @@ async def load_of(http: httpx.AsyncClient) -> tuple[float, float] | None:
 
 
 def _counted(metrics: str, name: str) -> float | None:
-    """The sum over a server's engines."""
-    counts = [
-        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(name)
-    ]
+    """The sum over a server's engines; None if it is not told, or is no number."""
+    try:
+        counts = [
+            float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(name)
+        ]
+    except ValueError:
+        return None
     return sum(counts) if counts else None

@@ -65,13 +65,13 @@ class Errand:
     timeouts: Timeouts
     segment: int
     concurrency: int
-    """Connections that are kept, at most."""
+    """Requests at most."""
 
     api_key_env: str | None
     """The variable that holds the key; None: the server wants none."""
 
     priority: int = 0
-    """Sent with every request."""
+    """Sent with every request but those that see whether the server is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,15 @@ class Asker:
             Client,
             http,
             model=errand.server.model,
-            answers_as=errand.server.answers_as,
             sampling=errand.sampling,
             segment=errand.segment,
             clock_ns=listener.clock,
             sleep=asyncio.sleep,
-            priority=errand.priority,
         )
         timeouts = errand.timeouts
-        once = client(timeouts=timeouts.model_copy(update={"attempts": 1}))
+        # Under whatever name: `look` compares it. And before all else: a token that has to wait for
+        # what others ask says nothing of the server.
+        once = client(answers_as=None, timeouts=timeouts.model_copy(update={"attempts": 1}))
         self.health = Health(
             partial(look, errand.url, errand.server, once, timeouts.look_s),
             timeouts,
@@ -121,7 +121,11 @@ class Asker:
             notice=listener.notice,
         )
         self._client = client(
-            timeouts=timeouts, health=self.health, on_overload=listener.on_overload
+            answers_as=errand.server.answers_as,
+            timeouts=timeouts,
+            health=self.health,
+            on_overload=listener.on_overload,
+            priority=errand.priority,
         )
 
     async def __call__(self, asked: Sequence[Asked], *, streamed: bool) -> list[Outcome]:
@@ -136,7 +140,7 @@ class Asker:
 
         Raises:
             EndpointError: as `Client.complete_all`.
-            ServerChangedError: the server was lost, and is another since it is back.
+            ServerChangedError: the server was looked at, and is another.
         """
         prompts = [one for one in asked if isinstance(one, Prompt)]
         if len(prompts) < len(asked):
@@ -239,6 +243,9 @@ class Envoy:
         if errand not in self._desks:
             self._desks[errand] = self._open(errand)
         desk = self._desks[errand]
+        if desk.watching.done():
+            # Raises what ended it: a server that hangs would be waited for without end.
+            await desk.watching
         outcomes = tuple(await desk.ask(asked, streamed=streamed))
         delivery = Delivery(outcomes, desk.started_ns, desk.overloads, tuple(desk.notices))
         desk.overloads = 0

@@ -161,15 +161,19 @@ class Health:
             quiet_s = self._clock_s() - self._answered_s
             if not self._pending or self.is_lost or quiet_s < self._timeouts.stall_s:
                 continue
+            before_s = self._answered_s
             try:
                 fault = await self._look()
             except FimEvalError as error:
                 # Told by whoever asks again, and so looks again: nobody awaits us.
                 fault = str(error)
-            if fault is None:
-                # Slow, not hung: the token came.
-                self._answered_s = self._clock_s()
-                continue
+            else:
+                if fault is None:
+                    # Slow, not hung: the token came.
+                    self._answered_s = self._clock_s()
+                if fault is None or self._answered_s != before_s:
+                    # Or answers did, while the token was waited for.
+                    continue
             self._notice(
                 f"{self._where}: {len(self._pending)} requests without an answer for "
                 f"{quiet_s:.0f} s, and it is not well ({fault}); they are given up and asked again"

@@ -20,6 +20,9 @@ from fim_eval.records import Timeouts
 LONGEST_DETAIL = 500
 """Characters of a server's message that are kept."""
 
+CONNECTIONS_TO_LOOK = 2
+"""More than there are requests: for a sign of life and `/metrics` when all others wait."""
+
 
 def check_base_url(base_url: str) -> str:
     """The URL without a slash at its end, if it can be a base URL and carries no secret.
@@ -154,7 +157,7 @@ def open_http(base_url: str, api_key: str | None, *, concurrency: int, timeouts:
     Args:
         base_url: the full base, as in `https://cluster.example/prefix/v1`.
         api_key: sent as a bearer token; None: no authorization header.
-        concurrency: connections kept at most.
+        concurrency: requests at most; `CONNECTIONS_TO_LOOK` more are kept.
         timeouts: per request and connection, in seconds.
 
     Certificates are checked against the system's, or the file that SSL_CERT_FILE names.
@@ -163,8 +166,9 @@ def open_http(base_url: str, api_key: str | None, *, concurrency: int, timeouts:
         EndpointError: as `proxy_of`.
     """
     # Servers close idle connections after 5 s: keeping them shorter avoids the race.
+    most = concurrency + CONNECTIONS_TO_LOOK
     limits = httpx.Limits(
-        max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
+        max_connections=most, max_keepalive_connections=most, keepalive_expiry=3.0
     )
     return Http(
         _Transport(verify=ssl.create_default_context(), limits=limits, proxy=proxy_of(base_url)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from itertools import count
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from fim_eval.client import Client, retry_after_s
 from fim_eval.errors import EndpointError
+from fim_eval.health import Health
 from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
 from fim_eval.transport import Http, open_http
 from fim_eval.words import FailureReason
@@ -97,16 +100,21 @@ class Endpoint:
     def bodies(self) -> list[dict[str, Any]]:
         return [orjson.loads(request.content) for request in self.requests]
 
-    async def ask(
+    async def ask(self, prompt: Prompt = TEXT_PROMPT, **how: Any) -> Completion | RequestFailure:
+        (outcome,) = await self.ask_all([prompt], **how)
+        return outcome
+
+    async def ask_all(
         self,
-        prompt: Prompt = TEXT_PROMPT,
+        prompts: Sequence[Prompt],
         *,
         answers_as: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  frozen
         timeouts: Timeouts = Timeouts(),  # noqa: B008  frozen
         clock_ns: Callable[[], int] | None = None,
         key: str | None = None,
-    ) -> Completion | RequestFailure:
+        health: Health | None = None,
+    ) -> list[Completion | RequestFailure]:
         async with Http(
             httpx.MockTransport(self._answer),
             "http://model.test/v1/",
@@ -122,8 +130,9 @@ class Endpoint:
                 segment=3,
                 clock_ns=clock_ns or count().__next__,
                 sleep=self._wait,
+                health=health,
             )
-            return await client.complete(prompt)
+            return await client.complete_all(prompts)
 
 
 async def failure(endpoint: Endpoint, prompt: Prompt = TEXT_PROMPT, **how: Any) -> RequestFailure:
@@ -264,10 +273,21 @@ class TestTryingAgain:
         assert (await answer(endpoint)).attempts == 3
         assert endpoint.waits == [7.0, 2.5]
 
-    async def test_never_waits_longer_than_allowed(self) -> None:
-        endpoint = Endpoint(refused(429, "slow down", Retry_After="3600"), ok())
-        await answer(endpoint, timeouts=Timeouts(longest_wait_s=30.0))
-        assert endpoint.waits == [30.0]
+    @pytest.mark.parametrize(
+        ("asked", "recovery_s", "wait_s"),
+        [
+            pytest.param("60", 900.0, 60.0, id="not asked before"),
+            pytest.param("3600", 900.0, 900.0, id="as a lost server"),
+            pytest.param("3600", 0.0, 30.0, id="none is waited for"),
+            pytest.param("inf", 900.0, 900.0, id="for ever"),
+        ],
+    )
+    async def test_waits_at_most_as_long_as_for_a_lost_server(
+        self, asked: str, recovery_s: float, wait_s: float
+    ) -> None:
+        endpoint = Endpoint(refused(429, "slow down", Retry_After=asked), ok())
+        await answer(endpoint, timeouts=Timeouts(longest_wait_s=30.0, recovery_s=recovery_s))
+        assert endpoint.waits == [wait_s]
 
     async def test_waits_at_random_between_half_and_all_of_a_doubling_bound(self) -> None:
         fifth_waits = []
@@ -308,6 +328,54 @@ class TestTryingAgain:
         endpoint = Endpoint(refused(503, "busy"), refused(400, "top_k must be -1 or at least 1"))
         found = await failure(endpoint)
         assert (found.reason, found.attempts) == ("bad-request", 2)
+
+
+class Looked:
+    """How a server looks: faults, one after the other, then well; and its health, without waits."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = list(faults)
+        self.looks = 0
+        self.health = Health(
+            self._look,
+            Timeouts(),
+            where="http://model.test/v1",
+            clock_s=lambda: 0.0,
+            sleep=self._wait,
+            notice=lambda _: None,
+        )
+
+    async def _look(self) -> str | None:
+        self.looks += 1
+        return self.faults.pop(0) if self.faults else None
+
+    async def _wait(self, _: float) -> None:
+        pass
+
+
+class TestAServerThatIsOverloadedAgainAndAgain:
+    async def test_and_gives_no_token_is_waited_for(self) -> None:
+        looked = Looked(*["HTTP 503"] * 20)
+
+        class Restarting(Endpoint):
+            def _answer(self, request: httpx.Request) -> httpx.Response:
+                self.requests.append(request)
+                return refused(503, "no server behind") if looked.faults else ok()
+
+        assert (await answer(Restarting(), health=looked.health)).attempts == 4
+        assert looked.looks == 21
+
+    async def test_and_gives_a_token_is_asked_on(self) -> None:
+        looked = Looked()
+        endpoint = Endpoint(*[refused(503, "busy")] * 5, ok())
+        assert (await answer(endpoint, health=looked.health)).attempts == 6
+        assert looked.looks == 3
+
+    async def test_and_says_until_when_is_not_looked_at(self) -> None:
+        looked = Looked()
+        endpoint = Endpoint(*[refused(429, "slow down", Retry_After="1")] * 5, ok())
+        assert (await answer(endpoint, health=looked.health)).attempts == 6
+        assert looked.looks == 0
 
 
 RETRIED: Sequence[Any] = [
@@ -369,6 +437,31 @@ async def test_trouble_of_the_server_is_tried_again_and_then_a_failure(
     assert (found.reason, found.attempts) == (reason, 3)
     completion = await answer(Endpoint(fault, ok()))
     assert (completion.text, completion.attempts) == ("    return 7\n", 2)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(None, id="null"),
+        pytest.param(CHOICE | {"index": 1, "text": None}, id="text is null"),
+        pytest.param(CHOICE | {"index": "1."}, id="index is no number"),
+    ],
+)
+async def test_what_is_malformed_in_one_choice_is_its_prompt_s_failure(broken: object) -> None:
+    body = ANSWER | {"choices": [CHOICE, broken, CHOICE | {"index": 2}]}
+    endpoint = Endpoint(httpx.Response(200, json=body))
+    outcomes = await endpoint.ask_all([TEXT_PROMPT] * 3, timeouts=Timeouts(attempts=1))
+    assert [type(one) for one in outcomes] == [Completion, RequestFailure, Completion]
+    (failed,) = [one for one in outcomes if isinstance(one, RequestFailure)]
+    assert failed.reason == "malformed-response"
+    assert failed.detail.startswith("choices.1.")
+
+
+async def test_a_choice_that_is_malformed_names_no_other_prompt_s_place() -> None:
+    body = ANSWER | {"choices": [CHOICE, CHOICE | {"text": None}]}
+    endpoint = Endpoint(httpx.Response(200, json=body))
+    outcomes = await endpoint.ask_all([TEXT_PROMPT] * 2, timeouts=Timeouts(attempts=1))
+    assert [type(one) for one in outcomes] == [RequestFailure] * 2, "both are said to be the first"
 
 
 async def test_an_answer_of_another_model_is_a_failure() -> None:
@@ -476,13 +569,26 @@ async def test_a_key_in_a_body_of_any_shape_is_not_repeated(body: dict[str, Any]
         ("0", 0.0),
         ("-3", 0.0),
         ("1.5", 1.5),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 90.0),
+        ("Wednesday, 21-Oct-26 07:28:00 GMT", 90.0),
+        ("Wed Oct 21 07:28:00 2026", 90.0),
+        ("Wed, 21 Oct 2026 07:26:00 GMT", 0.0),
+        ("Wed, 41 Oct 2026 07:26:00 GMT", None),
         ("soon", None),
+        ("", None),
     ],
 )
-def test_retry_after_is_read_in_seconds(header: str, seconds: float | None) -> None:
-    assert retry_after_s(httpx.Headers({"Retry-After": header})) == seconds
+def test_retry_after_is_read_in_seconds_or_as_a_date(header: str, seconds: float | None) -> None:
+    headers = {"Retry-After": header, "Date": "Wed, 21 Oct 2026 07:26:30 GMT"}
+    assert retry_after_s(httpx.Headers(headers)) == seconds
     assert retry_after_s(httpx.Headers()) is None
+
+
+def test_a_date_to_retry_after_counts_from_now_if_the_server_tells_no_time() -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(minutes=2), usegmt=True)
+    found = retry_after_s(httpx.Headers({"Retry-After": until}))
+    assert found is not None
+    assert 100 < found <= 120
 
 
 class TestOnTheWire:
@@ -679,6 +785,19 @@ class TestOnTheWire:
             outcome = await self.ask(server.endpoint, attempts=4)
             assert isinstance(outcome, Completion)
             assert outcome.attempts == 2
+
+    async def test_two_connections_are_left_to_look_when_all_others_wait(self) -> None:
+        async with (
+            RawServer(_never) as server,
+            open_http(server.endpoint, None, concurrency=3, timeouts=Timeouts()) as http,
+        ):
+            asked = [asyncio.create_task(http.post_completions(b"{}")) for _ in range(3)]
+            looking = [asyncio.create_task(http.get("models")) for _ in range(5)]
+            await asyncio.sleep(0.5)
+            assert server.connections == 5
+            for task in (*asked, *looking):
+                task.cancel()
+            await asyncio.gather(*asked, *looking, return_exceptions=True)
 
     async def test_the_key_is_sent_as_a_bearer_token(self) -> None:
         seen: list[tuple[str, dict[str, str], bytes]] = []

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from fim_eval.errand import Envoy
+from fim_eval.errand import ONE_TOKEN, Envoy, Errand
 from fim_eval.errors import EndpointError
 from fim_eval.generate import Request, run
+from fim_eval.health import Health
 from fim_eval.journal import read_generations, read_limits, read_outcomes
 from fim_eval.mock import Behaviour
 from fim_eval.recipe import Recipe
-from fim_eval.records import Timeouts
+from fim_eval.records import Sampling, ServerIdentity, Timeouts
 from tests.integration.fake_server import FakeServer
 from tests.integration.test_mock_server import TASKS, ask, request, serving
 
@@ -99,6 +100,32 @@ async def test_a_lost_server_is_told_with_the_node_that_found_it(tmp_path: Path)
     assert len(notices) == 2
     assert notices[0].startswith(f"node there: {endpoint}: is lost")
     assert notices[1].startswith(f"node there: {endpoint}: is back")
+
+
+async def test_whoever_watches_the_server_elsewhere_and_fails_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(_: Health) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Health, "watch", broken)
+    with FakeServer() as server:
+        errand = Errand(
+            url=server.endpoint,
+            server=ServerIdentity(
+                base_url=server.endpoint, model="fake-model", answers_as="fake-model", root=None,
+                max_model_len=None, version=None, system_fingerprint=None,
+            ),
+            sampling=Sampling(),
+            timeouts=PATIENT,
+            segment=0,
+            concurrency=4,
+            api_key_env=None,
+        )  # fmt: skip
+        async with envoy() as elsewhere:
+            await elsewhere(errand, [ONE_TOKEN], streamed=False)
+            with pytest.raises(ZeroDivisionError):
+                await elsewhere(errand, [ONE_TOKEN], streamed=False)
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,19 @@ async def test_a_priority_goes_with_everything_that_is_asked(tmp_path: Path, str
         assert all("priority" not in body for body in server.requests)
 
 
+async def test_whether_a_server_is_well_is_asked_before_all_else(tmp_path: Path) -> None:
+    def fail_once(_: dict[str, Any]) -> str | Reply:
+        server.answer = right_answer
+        return refusal(500, "CUDA error")
+
+    with FakeServer(answer=fail_once) as server:
+        timeouts = Timeouts(first_wait_s=0.0)
+        wanted = request(server, tmp_path, made_tasks(1), priority=7, timeouts=timeouts)
+        assert (await ask(wanted)).answered == 1
+        sent = [(body["max_tokens"] == 1, body.get("priority")) for body in server.requests]
+    assert sent == [(True, 7), (False, 7), (True, None), (False, 7)]
+
+
 async def test_a_failure_keeps_the_others_going(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str | Reply:
         return refusal(500, "CUDA error") if "f0()" in body["prompt"] else right_answer(body)
@@ -271,7 +284,22 @@ class TestAServerThatChanges:
             result = await ask(wanted)
         assert (result.answered, result.unresolved) == (40, 0)
 
-    async def test_of_another_model_name_leaves_failures_only(self, tmp_path: Path) -> None:
+    async def test_its_name_in_answers_ends_the_run(self, tmp_path: Path) -> None:
+        def change_after_ten(body: dict[str, Any]) -> str:
+            if len(server.prompts) > 10:
+                server.answers_as = "other-model"
+            return right_answer(body)
+
+        with FakeServer(answer=change_after_ten) as server:
+            wanted = request(server, tmp_path, made_tasks(40), concurrency=4)
+            with pytest.raises(
+                ServerChangedError, match="answers_as: fake-model there, other-model here"
+            ):
+                await ask(wanted)
+            assert len(server.prompts) < 20, "goes on asking"
+        assert {answer.answered_as for answer in completions(tmp_path)} == {"fake-model"}
+
+    async def test_its_name_leaves_failures_only_where_nobody_looks(self, tmp_path: Path) -> None:
         def rename(body: dict[str, Any]) -> str:
             server.answers_as = "other-model"
             return right_answer(body)
@@ -599,6 +627,47 @@ class TestOneRequest:
         assert result.answered == 8
         assert server.batches == [1, 8, 1]
         assert {one.attempts for one in completions(tmp_path)} == {1, 2}
+
+    async def test_that_fails_for_one_prompt_is_asked_in_smaller_ones(self, tmp_path: Path) -> None:
+        def answer(body: dict[str, Any]) -> str | Reply:
+            return refusal(500, "CUDA error") if "f5()" in body["prompt"] else right_answer(body)
+
+        with FakeServer(answer=answer) as server:
+            timeouts = Timeouts(first_wait_s=0.0, recovery_s=0.0)
+            wanted = request(
+                server, tmp_path, made_tasks(16), batch=16, concurrency=16, timeouts=timeouts
+            )
+            result = await ask(wanted)
+            assert server.batches == [1, 16, 16, 8, 8, 4, 4, 2, 2, 1, 1]
+        assert (result.answered, result.failures) == (15, Counter({"server-error": 1}))
+        attempts = Counter(one.attempts for one in completions(tmp_path))
+        assert attempts == {3: 8, 4: 4, 5: 2, 6: 1}
+
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            pytest.param({"text": None}, id="text is null"),
+            pytest.param({"finish_reason": 7}, id="finish reason is a number"),
+        ],
+    )
+    async def test_of_which_one_choice_is_malformed_answers_the_others(
+        self, broken: dict[str, Any], tmp_path: Path
+    ) -> None:
+        def answer(body: dict[str, Any]) -> str | Reply:
+            if "f3()" not in body["prompt"]:
+                return right_answer(body)
+            whole = server.completion(body, "")
+            whole["choices"][0] |= broken
+            return Reply(200, whole)
+
+        with FakeServer(answer=answer) as server:
+            timeouts = Timeouts(attempts=2, first_wait_s=0.0)
+            result = await ask(request(server, tmp_path, made_tasks(8), batch=8, timeouts=timeouts))
+            assert server.batches == [1, 8, 1]
+        assert (result.answered, result.failures) == (7, Counter({"malformed-response": 1}))
+        assert {one.task_id: one.text for one in completions(tmp_path)} == {
+            task.task_id: task.middle for task in made_tasks(8) if "/3/" not in task.task_id
+        }
 
     async def test_counts_each_prompts_own_tokens(self, tmp_path: Path) -> None:
         with FakeServer() as server:

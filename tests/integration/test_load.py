@@ -35,6 +35,9 @@ vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"}
         pytest.param(
             httpx.Response(200, text="vllm:num_requests_waiting{} 1\n"), None, id="one of the two"
         ),
+        pytest.param(
+            httpx.Response(200, text=METRICS.replace(" 4.0", " <html>")), None, id="garbled"
+        ),
     ],
 )
 async def test_the_load_is_what_waits_and_what_is_worked_on(
@@ -114,6 +117,28 @@ async def test_a_limit_that_grows_is_used_before_anything_is_answered(
     assert max(flights) == 8
 
 
+class BrokenWatch(Health):
+    async def watch(self) -> None:
+        raise ZeroDivisionError
+
+
+async def broken_load() -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("broken", ["watch", "load"])
+async def test_whoever_watches_a_server_and_fails_ends_the_run(broken: str) -> None:
+    async def never(_: Sequence[int]) -> None:
+        await asyncio.Event().wait()
+
+    watched = health(BrokenWatch if broken == "watch" else Health)
+    load = broken_load if broken == "load" else Told(None)
+    post = Post("x", never, Limiter(4, start=4), watched, load, Supply([[1]]))
+    asking = work_off([post], time.monotonic, asyncio.Event(), 1.0)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(asking, 2.0)
+
+
 class Server:
     """What one server is asked: prompts of so many seconds each, four at a time."""
 
@@ -171,3 +196,25 @@ async def test_what_waits_for_a_server_that_is_waited_for_is_not_held_up() -> No
     idle, lost = Server("idle", 0, 0.01), Server("lost", 6, 0.01, health(Lost))
     await work_off_all(idle, lost)
     assert (lost.asked, len(idle.asked)) == ([], 6)
+
+
+async def test_others_have_their_turn_while_no_server_may_be_asked() -> None:
+    back_s = time.monotonic() + 0.3
+    turns_s: list[float] = []
+
+    class Lost(Health):
+        @property
+        def is_lost(self) -> bool:
+            return time.monotonic() < back_s
+
+    async def take_turns() -> None:
+        while True:
+            await asyncio.sleep(0.02)
+            turns_s.append(time.monotonic())
+
+    turning = asyncio.create_task(take_turns())
+    lost = Server("lost", 2, 0.01, health(Lost))
+    await work_off_all(lost)
+    turning.cancel()
+    assert len(lost.asked) == 2
+    assert turns_s[0] < back_s

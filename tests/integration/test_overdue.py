@@ -124,6 +124,24 @@ async def test_what_is_slow_to_give_up_does_not_end_the_watch() -> None:
         lost.cancel()
 
 
+async def test_what_was_asked_is_kept_if_answers_came_while_a_token_was_waited_for() -> None:
+    looks, begun, may_end = 0, asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str | None:
+        nonlocal looks
+        looks += 1
+        begun.set()
+        await may_end.wait()
+        return "no token within 30 s" if looks == 1 else None
+
+    async with watching(overdue_s=9.0, stall_s=0.1, look=slow) as health:
+        waiting = asyncio.create_task(wait(health, 0.5))
+        await asyncio.wait_for(begun.wait(), 2.0)
+        await wait(health, 0.0)
+        may_end.set()
+        await waiting
+
+
 async def test_a_server_that_is_another_while_nothing_is_answered_ends_what_it_was_asked() -> None:
     async def changed() -> str:
         raise ServerChangedError("another one")
