@@ -72,7 +72,7 @@ from fim_eval.records import (
 from fim_eval.rerank import ranking
 from fim_eval.supply import Supply
 from fim_eval.tokenizer import Tokenizer
-from fim_eval.transport import Http, check_base_url, open_http
+from fim_eval.transport import Http, base_urls, open_http
 from fim_eval.words import Scored
 
 BATCH = 16
@@ -199,7 +199,7 @@ async def run(
     Raises:
         FimEvalError: the run cannot begin or go on; what came before is on disk.
     """
-    urls = [check_base_url(url.strip()) for url in request.endpoint.split(",")]
+    urls = base_urls(request.endpoint)
     prepared = prepare(request.recipe)
     stop = stop or asyncio.Event()
     agenda = Agenda(prepared, request.out, shard=request.shard, gold=request.gold)

@@ -21,16 +21,26 @@ LONGEST_DETAIL = 500
 """Characters of a server's message that are kept."""
 
 
+def base_urls(endpoint: str) -> list[str]:
+    """The base URLs of an endpoint, which are separated by commas.
+
+    Raises:
+        EndpointError: as `check_base_url`.
+    """
+    return [check_base_url(url.strip()) for url in endpoint.split(",")]
+
+
 def check_base_url(base_url: str) -> str:
     """The URL without a slash at its end, if it can be a base URL and carries no secret.
 
     Raises:
-        EndpointError: it is none, or holds a password or a query, which would end up in files.
+        EndpointError: it is none or several, or holds a password or a query, which would end up
+            in files.
     """
     try:
         parts = urlsplit(base_url)
         httpx.URL(base_url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and "," not in base_url
     except (ValueError, httpx.InvalidURL):
         is_url = False
     if not is_url:
