@@ -25,9 +25,22 @@ def base_urls(endpoint: str) -> list[str]:
     """The base URLs of an endpoint, which are separated by commas.
 
     Raises:
-        EndpointError: as `check_base_url`.
+        EndpointError: as `check_base_url`; or one is named twice, however it is written.
     """
-    return [check_base_url(url.strip()) for url in endpoint.split(",")]
+    urls = [check_base_url(url.strip()) for url in endpoint.split(",")]
+    known: dict[httpx.URL, str] = {}
+    for url in urls:
+        parsed = httpx.URL(url)
+        if parsed in known:
+            first = known[parsed]
+            # Both would own the same problems, and answer each of them a second time.
+            same = "named twice" if first == url else f"the same as {first}"
+            raise EndpointError(
+                f"--endpoint {url}: is {same}; name every server once, and raise "
+                "--max-concurrency if one is to be asked more"
+            )
+        known[parsed] = url
+    return urls
 
 
 def check_base_url(base_url: str) -> str:

@@ -769,6 +769,14 @@ class TestSeveralServers:
                 await ask(request(one, tmp_path, made_tasks(4), endpoint=both))
             assert one.prompts == []
 
+    async def test_that_are_one_are_refused(self, tmp_path: Path) -> None:
+        with FakeServer() as one:
+            twice = f"{one.endpoint},{one.endpoint}/"
+            with pytest.raises(EndpointError, match="is named twice; name every server once"):
+                await ask(request(one, tmp_path, made_tasks(4), endpoint=twice))
+            assert one.calls == 0
+        assert files_in(tmp_path) == {}
+
     async def test_that_are_done_help_a_slow_one_and_nothing_is_asked_twice(
         self, tmp_path: Path
     ) -> None:

@@ -95,3 +95,16 @@ def test_the_urls_of_an_endpoint_are_separated_by_commas() -> None:
 def test_several_urls_are_not_one(several: str) -> None:
     with pytest.raises(EndpointError, match="is no base URL"):
         check_base_url(several)
+
+
+@pytest.mark.parametrize(
+    ("twice", "told"),
+    [
+        ("http://x/v1,http://x/v1/", "http://x/v1: is named twice; name every server once"),
+        ("http://a/v1,http://x/v1,http://x/v1", "http://x/v1: is named twice"),
+        ("http://x/v1,http://X:80/v1", "http://X:80/v1: is the same as http://x/v1; name every"),
+    ],
+)
+def test_a_server_is_named_once(twice: str, told: str) -> None:
+    with pytest.raises(EndpointError, match=told):
+        base_urls(twice)
