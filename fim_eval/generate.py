@@ -167,6 +167,9 @@ class RunResult:
     text_differences: int
     """Completions in which the server's own text differs from its ids decoded by us."""
 
+    unaudited: int = 0
+    """Tasks that were to be asked once more and have no second answer."""
+
     was_stopped: bool = False
     """Whether it was told to stop before all was asked."""
 
@@ -174,6 +177,11 @@ class RunResult:
     def unresolved(self) -> int:
         """Tasks without an answer."""
         return self.tasks - self.answered
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.unresolved or self.unscored or self.unaudited)
 
 
 async def run(
