@@ -777,6 +777,48 @@ class TestSeveralServers:
             assert one.calls == 0
         assert files_in(tmp_path) == {}
 
+    @pytest.mark.parametrize("dead", [0, 1])
+    async def test_of_which_one_is_dead_at_the_start_are_asked_without_it(
+        self, tmp_path: Path, dead: int
+    ) -> None:
+        notices: list[str] = []
+        with FakeServer() as one, FakeServer() as other:
+            servers = [one, other]
+            wanted = request(
+                one, tmp_path, made_tasks(20), endpoint=f"{one.endpoint},{other.endpoint}"
+            )
+            servers.pop(dead).stop()
+            lost = wanted.endpoint.split(",")[dead]
+            (well,) = servers
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+            assert len(well.prompts) == 20
+        assert (result.answered, result.failures) == (20, Counter())
+        (told,) = notices
+        assert told.startswith(f"{lost}: is left out, what it was to be asked goes to the others (")
+        assert "nothing answers" in told
+        server = read_manifest(tmp_path).server
+        assert (server.base_url, server.replicas) == (well.endpoint, ())
+
+    async def test_that_are_all_dead_are_all_named(self, tmp_path: Path) -> None:
+        with FakeServer() as one, FakeServer() as other:
+            one.stop()
+            other.probe = lambda _: refusal(500, "EngineCore is dead")
+            both = f"{one.endpoint},{other.endpoint}"
+            wanted = request(one, tmp_path, made_tasks(4), endpoint=both, timeouts=IMPATIENT)
+            with pytest.raises(EndpointError, match="none of 2 servers answers: ") as caught:
+                await ask(wanted)
+        assert f"{one.endpoint}/: nothing answers" in str(caught.value)
+        assert f"{other.endpoint}: lists 'fake-model' but does not answer" in str(caught.value)
+        assert not (tmp_path / "manifest.json").exists()
+
+    async def test_of_which_one_serves_another_model_are_refused(self, tmp_path: Path) -> None:
+        with FakeServer() as dead, FakeServer() as one, FakeServer(model="another") as other:
+            dead.stop()
+            every = ",".join(server.endpoint for server in (dead, one, other))
+            with pytest.raises(EndpointError, match="serves no model 'fake-model', but another"):
+                await ask(request(one, tmp_path, made_tasks(4), endpoint=every))
+            assert one.prompts == []
+
     async def test_that_are_done_help_a_slow_one_and_nothing_is_asked_twice(
         self, tmp_path: Path
     ) -> None:
