@@ -47,7 +47,7 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import sha256_of
-from fim_eval.muster import ClientT, Greeter, greet, those_that_answer
+from fim_eval.muster import ClientT, Greeter, greet, those_that_answer, unless_stopped
 from fim_eval.order import Question, is_streamed, replica_of
 from fim_eval.postprocess import continuation
 from fim_eval.recipe import Recipe, prepare
@@ -202,7 +202,8 @@ async def run(
         on_outcome: told each outcome once it is on disk.
         on_flight: told how many prompts are in flight when a request is sent.
         notice: told what a person should know while it goes on.
-        stop: once set, nothing more is asked, and what is in flight is waited for a while.
+        stop: once set, nothing more is asked, and what is in flight is waited for a while; a server
+            that has not told yet who it is, is not waited for.
 
     Raises:
         FimEvalError: the run cannot begin or go on; what came before is on disk.
@@ -235,7 +236,9 @@ async def run(
                 on_flight=on_flight,
                 notice=notice,
             )
-            server = await session.open(urls, stack)
+            server = await unless_stopped(session.open(urls, stack), stop)
+            if server is None:
+                return _result(request, agenda, agenda.answered, asked=0, was_stopped=True)
             directory.claim(
                 manifest_of(server),
                 agenda.lines(),
@@ -308,7 +311,16 @@ class _Session:
             for url in urls
         }
         greetings = [
-            (url, greet(url, request.recipe.model, self._client(Greeter, http, None)))
+            (
+                url,
+                greet(
+                    url,
+                    request.recipe.model,
+                    self._client(Greeter, http, None),
+                    request.timeouts,
+                    self._notice,
+                ),
+            )
             for url, http in https.items()
         ]
         answering = dict[str, ServerIdentity]()

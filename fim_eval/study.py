@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -63,7 +63,12 @@ async def _fault(server: KnownServer) -> str | None:
 
 
 async def probe_model(
-    endpoint: str, recipe: Recipe, api_key: str | None, *, priority: int = 0
+    endpoint: str,
+    recipe: Recipe,
+    api_key: str | None,
+    *,
+    priority: int = 0,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Probe:
     """Ask a few plain holes, and say whether the model infills.
 
@@ -72,6 +77,7 @@ async def probe_model(
         recipe: the model, and how it would be asked to infill.
         api_key: sent if given.
         priority: of every request.
+        notice: told, for a person, that a server is waited for.
 
     Raises:
         EndpointError: none answers, or the one that does refuses us or does not serve the model.
@@ -81,14 +87,17 @@ async def probe_model(
     errors: list[UnansweredError] = []
     for url in base_urls(endpoint):
         try:
-            return await _probe_at(url, recipe, api_key, priority)
+            return await _probe_at(url, recipe, api_key, priority, notice)
         except UnansweredError as error:
             errors.append(error)
     raise none_answers(errors)
 
 
-async def _probe_at(url: str, recipe: Recipe, api_key: str | None, priority: int) -> Probe:
-    async with open_http(url, api_key, concurrency=len(TASKS), timeouts=Timeouts()) as http:
+async def _probe_at(
+    url: str, recipe: Recipe, api_key: str | None, priority: int, notice: Callable[[str], None]
+) -> Probe:
+    timeouts = Timeouts()
+    async with open_http(url, api_key, concurrency=len(TASKS), timeouts=timeouts) as http:
 
         def client(kind: type[ClientT], answers_as: str | None) -> ClientT:
             return kind(
@@ -96,20 +105,20 @@ async def _probe_at(url: str, recipe: Recipe, api_key: str | None, priority: int
                 model=recipe.model,
                 answers_as=answers_as,
                 sampling=Sampling(),
-                timeouts=Timeouts(),
+                timeouts=timeouts,
                 segment=0,
                 clock_ns=Clock(),
                 sleep=asyncio.sleep,
                 priority=priority,
             )
 
-        server = (await greet(url, recipe.model, client(Greeter, None))).server
+        seen = await greet(url, recipe.model, client(Greeter, None), timeouts, notice)
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]
         except StrategyRefusedError as error:
             return cannot_be_asked(str(error))
-        ask = client(Client, server.answers_as).complete
+        ask = client(Client, seen.server.answers_as).complete
         outcomes = await asyncio.gather(*map(ask, prompts))
     decoded = [
         as_decoded(outcome, prompt, prepared.tokenizer)

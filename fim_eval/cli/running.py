@@ -117,13 +117,14 @@ def ask_all(
             if stop.is_set():
                 break
             try:
-                results[request.out] = await ask(
-                    request, begin, stop, probe_first=probe_first, audit=audit
-                )
+                found = await ask(request, begin, stop, probe_first=probe_first, audit=audit)
             except FimEvalError as error:
                 if alone:
                     raise
                 say(f"fim-eval: {error}")
+            else:
+                if found is not None:
+                    results[request.out] = found
 
     async def ask_servers(stop: asyncio.Event) -> bool:
         await asyncio.gather(*(ask_server(own, stop) for own in in_turn.values()))
@@ -151,12 +152,16 @@ async def ask(
     *,
     probe_first: bool,
     audit: float,
-) -> RunResult:
-    """Run one request, and a share of it once more."""
+) -> RunResult | None:
+    """Run one request, and a share of it once more; None if it was stopped before that began."""
+    from fim_eval.muster import unless_stopped
     from fim_eval.study import audit_of, audited
 
     if probe_first:
-        request = await probed(request)
+        known = await unless_stopped(probed(request), stop)
+        if known is None:
+            return None
+        request = known
     result = await ask_once(request, begin(name_of(request)), stop)
     tasks = audited(request, audit) if audit else []
     if not tasks:
@@ -235,7 +240,9 @@ async def probed(request: Request) -> Request:
     recipe = request.recipe
     if recipe.strategy not in INFILLING or has_manifest(request.out):
         return request
-    found = await probe_model(request.endpoint, recipe, request.api_key, priority=request.priority)
+    found = await probe_model(
+        request.endpoint, recipe, request.api_key, priority=request.priority, notice=say
+    )
     say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
     known = model_card(recipe)
     if found.verdict == "does not infill":

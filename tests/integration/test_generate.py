@@ -343,6 +343,51 @@ class TestAnEndpoint:
         assert read_manifest(tmp_path).identity.answers_as == "org/fake-model@main"
 
 
+class TestAServerThatHangsAtTheStart:
+    """It lists its model, and generates nothing: or is only busy."""
+
+    @pytest.mark.parametrize("when", ["token", "scoring"])
+    async def test_is_left_at_once_when_told_to_stop(self, tmp_path: Path, when: str) -> None:
+        stop = asyncio.Event()
+        with FakeServer(delay_s=600.0 if when == "token" else 0.0) as server:
+
+            def then_hang(_: dict[str, Any]) -> str:
+                server.delay_s = 600.0
+                return " "
+
+            server.probe = then_hang
+            wanted = request(server, tmp_path, made_tasks(3), gold=True)
+            asking = asyncio.create_task(run(wanted, lambda *_: None, lambda _: None, stop=stop))
+            while server.in_flight == 0 or (when == "scoring" and not server.batches[1:]):  # noqa: ASYNC110  in another thread
+                await asyncio.sleep(0.01)
+            stop.set()
+            result = await asyncio.wait_for(asking, 5)
+            assert (result.was_stopped, result.asked, result.unresolved) == (True, 0, 3)
+            assert not (tmp_path / "manifest.json").exists()
+            server.delay_s, server.probe = 0.0, lambda _: " "
+            assert (await ask(wanted)).answered == 3
+
+    async def test_is_waited_for_and_that_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fim_eval.muster.PATIENCE_S", 0.1)
+        notices: list[str] = []
+        with FakeServer(delay_s=0.3) as server:
+            wanted = request(server, tmp_path, made_tasks(3))
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+        assert result.answered == 3
+        (told,) = notices
+        assert told.startswith(f"{server.endpoint}: no token within 0 s; it may be busy or hang")
+        assert "is waited for up to 63 min" in told
+
+    async def test_that_answers_soon_is_not_spoken_of(self, tmp_path: Path) -> None:
+        notices: list[str] = []
+        with FakeServer() as server:
+            wanted = request(server, tmp_path, made_tasks(3))
+            await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+        assert notices == []
+
+
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a SentencePiece model of single letters, trained here."""

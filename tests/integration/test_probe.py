@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,7 @@ from fim_eval.probe import TASKS
 from fim_eval.records import Timeouts
 from fim_eval.tokenizer import SentencePieceTokenizer
 from tests.data_paths import needs_tokenizer
-from tests.integration import InProcess, made_tasks, write_tasks
+from tests.integration import InProcess, made_tasks, wait_until, write_tasks
 from tests.integration.fake_server import FakeServer, Reply, refusal
 from tests.tokenizer_files import byte_level_file
 
@@ -236,6 +238,31 @@ class TestSeveralServers:
             done = in_process(*probe_words(in_process.folder, first.endpoint, servers[1].endpoint))
         assert done.returncode == 1
         assert "serves no model 'm', but another" in done.stderr
+
+    @pytest.mark.parametrize("asked", [1, 1 + len(TASKS)])
+    def test_a_stop_while_they_hang_ends_the_probe_and_the_run(
+        self, in_process: InProcess, servers: tuple[FakeServer, FakeServer], asked: int
+    ) -> None:
+        """With the sign of life, or with what the probe asks."""
+        one, _ = servers
+
+        def then_hang(_: dict[str, Any]) -> str:
+            one.delay_s = 600.0
+            return " "
+
+        def interrupt() -> None:
+            wait_until(lambda: len(one.requests) == asked and one.in_flight > 0, "it hangs", 60)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        one.probe, one.delay_s = then_hang, 600.0 if asked == 1 else 0.0
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        done = in_process(*self.words(in_process.folder, one.endpoint))
+        interrupting.join()
+        assert done.returncode == 130, done.stderr
+        assert done.stderr.endswith("stopped; the same command goes on with out\n")
+        one.delay_s, one.probe = 0.0, lambda _: " "
+        assert in_process(*self.words(in_process.folder, one.endpoint)).returncode == 0
 
 
 def probe_words(folder: Path, *endpoints: str) -> list[str | Path]:
