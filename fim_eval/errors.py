@@ -27,6 +27,10 @@ class EndpointError(FimEvalError):
     """The server cannot be reached, refuses us, or does not serve the model."""
 
 
+class UnansweredError(EndpointError):
+    """The server does not answer now; another one of the same model may."""
+
+
 class ServerChangedError(FimEvalError):
     """Answers began to come from another server or configuration than the run started with."""
 

@@ -34,7 +34,6 @@ from fim_eval.errand import (
     Outcome,
     ask_elsewhere,
     difference,
-    identify,
 )
 from fim_eval.errors import EndpointError, ServerChangedError
 from fim_eval.journal import (
@@ -48,6 +47,7 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import sha256_of
+from fim_eval.muster import ClientT, Greeter, greet, those_that_answer, unless_stopped
 from fim_eval.order import Question, is_streamed, replica_of
 from fim_eval.postprocess import continuation
 from fim_eval.recipe import Recipe, prepare
@@ -72,7 +72,7 @@ from fim_eval.records import (
 from fim_eval.rerank import ranking
 from fim_eval.supply import Supply
 from fim_eval.tokenizer import Tokenizer
-from fim_eval.transport import Http, check_base_url, open_http
+from fim_eval.transport import Http, base_urls, open_http
 from fim_eval.words import Scored
 
 BATCH = 16
@@ -167,6 +167,9 @@ class RunResult:
     text_differences: int
     """Completions in which the server's own text differs from its ids decoded by us."""
 
+    unaudited: int = 0
+    """Tasks that were to be asked once more and have no second answer."""
+
     was_stopped: bool = False
     """Whether it was told to stop before all was asked."""
 
@@ -174,6 +177,11 @@ class RunResult:
     def unresolved(self) -> int:
         """Tasks without an answer."""
         return self.tasks - self.answered
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was asked for is there."""
+        return not (self.unresolved or self.unscored or self.unaudited)
 
 
 async def run(
@@ -194,12 +202,13 @@ async def run(
         on_outcome: told each outcome once it is on disk.
         on_flight: told how many prompts are in flight when a request is sent.
         notice: told what a person should know while it goes on.
-        stop: once set, nothing more is asked, and what is in flight is waited for a while.
+        stop: once set, nothing more is asked, and what is in flight is waited for a while; a server
+            that has not told yet who it is, is not waited for.
 
     Raises:
         FimEvalError: the run cannot begin or go on; what came before is on disk.
     """
-    urls = [check_base_url(url.strip()) for url in request.endpoint.split(",")]
+    urls = base_urls(request.endpoint)
     prepared = prepare(request.recipe)
     stop = stop or asyncio.Event()
     agenda = Agenda(prepared, request.out, shard=request.shard, gold=request.gold)
@@ -227,7 +236,9 @@ async def run(
                 on_flight=on_flight,
                 notice=notice,
             )
-            server = await session.open(urls, stack)
+            server = await unless_stopped(session.open(urls, stack), stop)
+            if server is None:
+                return _result(request, agenda, agenda.answered, asked=0, was_stopped=True)
             directory.claim(
                 manifest_of(server),
                 agenda.lines(),
@@ -281,15 +292,15 @@ class _Session:
         """By server, how many changes of its limit are on disk."""
 
     async def open(self, urls: Sequence[str], stack: AsyncExitStack) -> ServerIdentity:
-        """Reach every server, and see that they are the same but for their address.
+        """Reach the servers, and see that those that answer are the same but for their address.
 
         Raises:
-            EndpointError: one cannot be asked.
+            EndpointError: none answers, or one that does cannot be asked.
             ServerChangedError: they differ.
         """
-        request, identity = self._request, None
-        for url in urls:
-            http = await stack.enter_async_context(
+        request = self._request
+        https = {
+            url: await stack.enter_async_context(
                 open_http(
                     url,
                     request.api_key,
@@ -297,26 +308,42 @@ class _Session:
                     timeouts=request.timeouts,
                 )
             )
-            seen = await identify(url, request.recipe.model, self._client(http, None))
-            found = seen.server
+            for url in urls
+        }
+        greetings = [
+            (
+                url,
+                greet(
+                    url,
+                    request.recipe.model,
+                    self._client(Greeter, http, None),
+                    request.timeouts,
+                    self._notice,
+                ),
+            )
+            for url, http in https.items()
+        ]
+        answering = dict[str, ServerIdentity]()
+        for seen in await those_that_answer(greetings, self._notice):
+            url = str(seen.server.base_url)
+            answering[url] = seen.server
             if seen.unread:
                 self._notice(
                     f"{url}: its version could not be read ({seen.unread}); it counts as not told"
                 )
-            if identity is None:
-                identity = found
-                await self._check_scoring(url, self._client(http, found.answers_as))
-            elif changed := difference(identity, found):
+        (first, identity), *others = answering.items()
+        for url, found in others:
+            if changed := difference(identity, found):
                 raise ServerChangedError(
-                    f"{url}: is not the same server as {urls[0]} ({changed}); one run asks one "
+                    f"{url}: is not the same server as {first} ({changed}); one run asks one "
                     "model in one configuration. Ask them in two runs"
                 )
-            self._posts.append(self._post(url, http, found))
-        assert identity is not None  # noqa: S101  there is a URL
-        return identity.model_copy(update={"replicas": tuple(urls[1:])})
+        await self._check_scoring(first, self._client(Client, https[first], identity.answers_as))
+        self._posts = [self._post(url, https[url], found) for url, found in answering.items()]
+        return identity.model_copy(update={"replicas": tuple(url for url, _ in others)})
 
-    def _client(self, http: Http, answers_as: str | None) -> Client:
-        return Client(
+    def _client(self, kind: type[ClientT], http: Http, answers_as: str | None) -> ClientT:
+        return kind(
             http,
             model=self._request.recipe.model,
             answers_as=answers_as,

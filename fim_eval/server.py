@@ -9,7 +9,7 @@ import httpx
 import orjson
 import yaml
 
-from fim_eval.errors import EndpointError
+from fim_eval.errors import EndpointError, UnansweredError
 from fim_eval.records import Record
 from fim_eval.transport import describe, error_message, is_timeout
 
@@ -75,7 +75,8 @@ async def list_models(http: httpx.AsyncClient, *, has_version: bool = False) -> 
             gateway's, and is not taken at its word at once.
 
     Raises:
-        EndpointError: nothing answers there, or not as an OpenAI-compatible server does.
+        UnansweredError: nothing answers there, or what does has nobody behind it (5xx).
+        EndpointError: what answers refuses us, or is no OpenAI-compatible server.
     """
     url = str(http.base_url)
     try:
@@ -87,7 +88,7 @@ async def list_models(http: httpx.AsyncClient, *, has_version: bool = False) -> 
                 "name a file with the certificate of the authority that signed it"
             ) from error
         how = "does not answer in time" if is_timeout(error) else "nothing answers"
-        raise EndpointError(
+        raise UnansweredError(
             f"{url}: {how} ({error}); is the server running, and is this the full base URL, "
             "with /v1 at its end?"
         ) from error
@@ -103,7 +104,8 @@ async def list_models(http: httpx.AsyncClient, *, has_version: bool = False) -> 
         version, unread = await _version(http, has_version=has_version)
         return Listing(roots=roots, max_model_lens=max_model_lens, version=version, unread=unread)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EndpointError(
+        refused = UnansweredError if response.status_code >= 500 else EndpointError
+        raise refused(
             f"{url}models: HTTP {response.status_code}, no list of models "
             f"({error_message(response)[:200]}); is this the full base URL, with /v1 at its end?"
         ) from error

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from fim_eval.client import Client
-from fim_eval.errand import Clock, identify
-from fim_eval.errors import EndpointError, StrategyRefusedError
+from fim_eval.errand import Clock
+from fim_eval.errors import EndpointError, StrategyRefusedError, UnansweredError
 from fim_eval.formats import card_of
 from fim_eval.generate import Request, as_decoded
 from fim_eval.journal import AUDIT
+from fim_eval.muster import ClientT, Greeter, greet, none_answers
 from fim_eval.order import is_audited, shard_of
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
 from fim_eval.recipe import Recipe, prepare
 from fim_eval.records import Completion, InfillTask, ModelCard, Probe, Sampling, Timeouts
 from fim_eval.server import KnownServer, known_servers, list_models
-from fim_eval.transport import check_base_url, open_http
+from fim_eval.transport import base_urls, open_http
 from fim_eval.words import Strategy
 
 
@@ -62,45 +63,62 @@ async def _fault(server: KnownServer) -> str | None:
 
 
 async def probe_model(
-    endpoint: str, recipe: Recipe, api_key: str | None, *, priority: int = 0
+    endpoint: str,
+    recipe: Recipe,
+    api_key: str | None,
+    *,
+    priority: int = 0,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Probe:
     """Ask a few plain holes, and say whether the model infills.
 
     Args:
-        endpoint: full base URL.
+        endpoint: full base URL; of several, separated by commas, the first that answers is asked.
         recipe: the model, and how it would be asked to infill.
         api_key: sent if given.
         priority: of every request.
+        notice: told, for a person, that a server is waited for.
 
     Raises:
-        EndpointError: it cannot be reached, or does not serve the model.
+        EndpointError: none answers, or the one that does refuses us or does not serve the model.
         TokenizerError: the model's tokenizer is missing, or not the model's.
     """
     recipe = replace(recipe, context="none", max_tokens=MAX_TOKENS)
-    async with open_http(
-        check_base_url(endpoint), api_key, concurrency=len(TASKS), timeouts=Timeouts()
-    ) as http:
+    errors: list[UnansweredError] = []
+    for url in base_urls(endpoint):
+        try:
+            return await _probe_at(url, recipe, api_key, priority, notice)
+        except UnansweredError as error:
+            errors.append(error)
+    raise none_answers(errors)
 
-        def client(answers_as: str | None) -> Client:
-            return Client(
+
+async def _probe_at(
+    url: str, recipe: Recipe, api_key: str | None, priority: int, notice: Callable[[str], None]
+) -> Probe:
+    timeouts = Timeouts()
+    async with open_http(url, api_key, concurrency=len(TASKS), timeouts=timeouts) as http:
+
+        def client(kind: type[ClientT], answers_as: str | None) -> ClientT:
+            return kind(
                 http,
                 model=recipe.model,
                 answers_as=answers_as,
                 sampling=Sampling(),
-                timeouts=Timeouts(),
+                timeouts=timeouts,
                 segment=0,
                 clock_ns=Clock(),
                 sleep=asyncio.sleep,
                 priority=priority,
             )
 
-        server = (await identify(str(http.base_url), recipe.model, client(None))).server
+        seen = await greet(url, recipe.model, client(Greeter, None), timeouts, notice)
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]
         except StrategyRefusedError as error:
             return cannot_be_asked(str(error))
-        ask = client(server.answers_as).complete
+        ask = client(Client, seen.server.answers_as).complete
         outcomes = await asyncio.gather(*map(ask, prompts))
     decoded = [
         as_decoded(outcome, prompt, prepared.tokenizer)

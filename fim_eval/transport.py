@@ -24,16 +24,39 @@ CONNECTIONS_TO_LOOK = 2
 """More than there are requests: for a sign of life and `/metrics` when all others wait."""
 
 
+def base_urls(endpoint: str) -> list[str]:
+    """The base URLs of an endpoint, which are separated by commas.
+
+    Raises:
+        EndpointError: as `check_base_url`; or one is named twice, however it is written.
+    """
+    urls = [check_base_url(url.strip()) for url in endpoint.split(",")]
+    known: dict[httpx.URL, str] = {}
+    for url in urls:
+        parsed = httpx.URL(url)
+        if parsed in known:
+            first = known[parsed]
+            # Both would own the same problems, and answer each of them a second time.
+            same = "named twice" if first == url else f"the same as {first}"
+            raise EndpointError(
+                f"--endpoint {url}: is {same}; name every server once, and raise "
+                "--max-concurrency if one is to be asked more"
+            )
+        known[parsed] = url
+    return urls
+
+
 def check_base_url(base_url: str) -> str:
     """The URL without a slash at its end, if it can be a base URL and carries no secret.
 
     Raises:
-        EndpointError: it is none, or holds a password or a query, which would end up in files.
+        EndpointError: it is none or several, or holds a password or a query, which would end up
+            in files.
     """
     try:
         parts = urlsplit(base_url)
         httpx.URL(base_url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and "," not in base_url
     except (ValueError, httpx.InvalidURL):
         is_url = False
     if not is_url:

@@ -422,7 +422,7 @@ def probe(
             f"{strategy} shows no suffix; {' or '.join(INFILLING)}", param_hint="--strategy"
         )
     recipe = Recipe(model=model, strategy=strategy, card=card, tokenizer=tokenizer)
-    found = run_async(probe_model(endpoint, recipe, api_key(api_key_env)))
+    found = run_async(probe_model(endpoint, recipe, api_key(api_key_env), notice=say))
     lines = [f"{model}, {strategy}: {found.verdict}", *(f"  {line}" for line in found.evidence)]
     sys.stdout.write("".join(printable(line) + "\n" for line in lines))
     raise typer.Exit(0 if found.verdict == "infills" else UNRESOLVED)

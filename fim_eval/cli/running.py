@@ -101,7 +101,8 @@ def ask_all(
     Why one could not is said, and raised if it was the only one.
 
     Raises:
-        typer.Exit: it was told to stop before all was asked.
+        typer.Exit: it was told to stop before all was there: answers, the probabilities of
+            reference answers, what was to be asked once more.
     """
     import asyncio
 
@@ -116,13 +117,14 @@ def ask_all(
             if stop.is_set():
                 break
             try:
-                results[request.out] = await ask(
-                    request, begin, stop, probe_first=probe_first, audit=audit
-                )
+                found = await ask(request, begin, stop, probe_first=probe_first, audit=audit)
             except FimEvalError as error:
                 if alone:
                     raise
                 say(f"fim-eval: {error}")
+            else:
+                if found is not None:
+                    results[request.out] = found
 
     async def ask_servers(stop: asyncio.Event) -> bool:
         await asyncio.gather(*(ask_server(own, stop) for own in in_turn.values()))
@@ -134,7 +136,7 @@ def ask_all(
     unfinished = [
         request
         for request in requests
-        if request.out not in results or results[request.out].unresolved
+        if request.out not in results or not results[request.out].is_whole
     ]
     if was_stopped and unfinished:
         folders = ", ".join(str(request.out) for request in unfinished)
@@ -150,19 +152,28 @@ async def ask(
     *,
     probe_first: bool,
     audit: float,
-) -> RunResult:
-    """Run one request, and a share of it once more."""
+) -> RunResult | None:
+    """Run one request, and a share of it once more; None if it was stopped before that began."""
+    from fim_eval.muster import unless_stopped
     from fim_eval.study import audit_of, audited
 
     if probe_first:
-        request = await probed(request)
+        known = await unless_stopped(probed(request), stop)
+        if known is None:
+            return None
+        request = known
     result = await ask_once(request, begin(name_of(request)), stop)
-    if audit and (tasks := audited(request, audit)) and not stop.is_set():
-        again = audit_of(request, tasks)
-        name = name_of(request)
-        say(f"{name}: {len(tasks)} tasks once more, {again.concurrency} in flight: what changes?")
-        await ask_once(again, begin(f"{name}, again"), stop)
-    return result
+    tasks = audited(request, audit) if audit else []
+    if not tasks:
+        return result
+    if stop.is_set():
+        # Not looked at: what an earlier session has of them, the next one sees.
+        return replace(result, unaudited=len(tasks))
+    again = audit_of(request, tasks)
+    name = name_of(request)
+    say(f"{name}: {len(tasks)} tasks once more, {again.concurrency} in flight: what changes?")
+    second = await ask_once(again, begin(f"{name}, again"), stop)
+    return replace(result, unaudited=second.unresolved)
 
 
 def name_of(request: Request) -> str:
@@ -205,7 +216,7 @@ async def ask_once(request: Request, step: Step, stop: asyncio.Event) -> RunResu
         unscored = f", {result.unscored} without bits" if result.unscored else ""
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.failures.most_common())
         say(
-            f"{name}: {result.unresolved} unresolved{unscored} ({reasons}); "
+            f"{name}: {result.unresolved} unresolved{unscored}{reasons and f' ({reasons})'}; "
             "the same command asks again what may yet be answered"
         )
     if result.text_differences:
@@ -229,7 +240,9 @@ async def probed(request: Request) -> Request:
     recipe = request.recipe
     if recipe.strategy not in INFILLING or has_manifest(request.out):
         return request
-    found = await probe_model(request.endpoint, recipe, request.api_key, priority=request.priority)
+    found = await probe_model(
+        request.endpoint, recipe, request.api_key, priority=request.priority, notice=say
+    )
     say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
     known = model_card(recipe)
     if found.verdict == "does not infill":

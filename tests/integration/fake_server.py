@@ -62,6 +62,7 @@ class FakeServer:
         self.fingerprint = fingerprint
         self.version = version
         self.tell_version: Callable[[], Reply] = self.right_version
+        self.tell_models: Callable[[], Reply] = self.right_models
         self.api_key = api_key
         self.delay_s = delay_s
         self.answer = answer
@@ -129,6 +130,10 @@ class FakeServer:
     def right_version(self) -> Reply:
         """What `/version` tells."""
         return Reply(200, {"version": self.version})
+
+    def right_models(self) -> Reply:
+        """What `/v1/models` lists."""
+        return Reply(200, {"object": "list", "data": [self._model_row()]})
 
     def completion(self, body: dict[str, Any], text: str) -> dict[str, Any]:
         """The body of an answer with this text, cut at the request's limit."""
@@ -211,7 +216,7 @@ class FakeServer:
             return Reply(401, {"error": "Unauthorized"})
         match target:
             case "GET /v1/models":
-                return Reply(200, {"object": "list", "data": [self._model_row()]})
+                return self.tell_models()
             case "POST /v1/completions":
                 self.keys.add(headers.get("authorization", "").removeprefix("Bearer "))
                 return await self._complete(json.loads(content))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -551,6 +552,81 @@ class TestEval:
         assert done.returncode == 2
         assert "psm is none of fim-psm, fim-spm, lr" in done.stderr
         assert files_in(in_process.folder) == {}
+
+
+class TestToldToStop:
+    """By a signal to this process, which the server sends while it answers."""
+
+    @staticmethod
+    def words(folder: Path, server: FakeServer, *more: str) -> list[str | Path]:
+        file = write_tasks(folder / "tasks.jsonl", made_tasks(40))
+        return [
+            "run", "--tasks", file, "--endpoint", server.endpoint, "--model", "fake-model",
+            "--strategy", "lr", "--out", "run", "--max-concurrency", "2", "--batch", "1", *more,
+        ]  # fmt: skip
+
+    def test_while_reference_answers_are_scored_it_says_how_to_go_on(
+        self, in_process: InProcess
+    ) -> None:
+        with FakeServer() as server:
+            server.logprob = interrupting(lambda: len(server.prompts) == 40)
+            words = self.words(in_process.folder, server, "--gold")
+            done = in_process(*words)
+            assert done.returncode == 130, done.stderr
+            assert done.stdout == ""
+            assert "run: 40/40 answered\n" in done.stderr
+            assert done.stderr.endswith("stopped; the same command goes on with run\n")
+            assert in_process(*words).returncode == 0
+            assert len(server.prompts) == 40
+
+    @pytest.mark.parametrize("at", [40, 50])
+    def test_before_all_was_asked_once_more_it_says_how_to_go_on(
+        self, in_process: InProcess, at: int
+    ) -> None:
+        """With the last answer of the run itself, and in the middle of its audit."""
+        with FakeServer() as server:
+            interrupted = interrupting(lambda: len(server.prompts) == at)
+
+            def answer(body: dict[str, Any]) -> str:
+                interrupted((), 0)
+                return right_answer(body)
+
+            server.answer = answer
+            words = self.words(in_process.folder, server, "--audit", "100%")
+            done = in_process(*words)
+            assert done.returncode == 130, done.stderr
+            assert done.stderr.endswith("stopped; the same command goes on with run\n")
+            assert in_process(*words).returncode == 0
+            assert len(server.prompts) == 80
+
+    def test_while_reference_answers_are_scored_nothing_is_judged(
+        self, in_process: InProcess
+    ) -> None:
+        with FakeServer() as server:
+            server.logprob = interrupting(lambda: len(server.prompts) >= 6)
+            words = [
+                "eval", "--problems", "starter", "--split", "all", "--limit", "6", "--strategies",
+                "lr", "--endpoint", server.endpoint, "--model", "fake-model", "--out", "runs",
+                "--max-concurrency", "1", "--batch", "1", "--isolation", "none", "--gold",
+            ]  # fmt: skip
+            done = in_process(*words)
+        assert done.returncode == 130, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.endswith("the same command goes on with runs/fake-model.lr\n")
+        assert not (in_process.folder / "runs" / "fake-model.lr" / "verdicts.jsonl").exists()
+
+
+def interrupting(is_time: Callable[[], bool]) -> Callable[[Sequence[int], int], float]:
+    """A `logprob` that interrupts this process once it is time, and never again."""
+    done: list[bool] = []
+
+    def logprob(_: Sequence[int], __: int) -> float:
+        if is_time() and not done:
+            done.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return -1.0
+
+    return logprob
 
 
 class TestStartingUp:

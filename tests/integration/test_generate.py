@@ -371,6 +371,51 @@ class TestAnEndpoint:
         assert read_manifest(tmp_path).identity.answers_as == "org/fake-model@main"
 
 
+class TestAServerThatHangsAtTheStart:
+    """It lists its model, and generates nothing: or is only busy."""
+
+    @pytest.mark.parametrize("when", ["token", "scoring"])
+    async def test_is_left_at_once_when_told_to_stop(self, tmp_path: Path, when: str) -> None:
+        stop = asyncio.Event()
+        with FakeServer(delay_s=600.0 if when == "token" else 0.0) as server:
+
+            def then_hang(_: dict[str, Any]) -> str:
+                server.delay_s = 600.0
+                return " "
+
+            server.probe = then_hang
+            wanted = request(server, tmp_path, made_tasks(3), gold=True)
+            asking = asyncio.create_task(run(wanted, lambda *_: None, lambda _: None, stop=stop))
+            while server.in_flight == 0 or (when == "scoring" and not server.batches[1:]):  # noqa: ASYNC110  in another thread
+                await asyncio.sleep(0.01)
+            stop.set()
+            result = await asyncio.wait_for(asking, 5)
+            assert (result.was_stopped, result.asked, result.unresolved) == (True, 0, 3)
+            assert not (tmp_path / "manifest.json").exists()
+            server.delay_s, server.probe = 0.0, lambda _: " "
+            assert (await ask(wanted)).answered == 3
+
+    async def test_is_waited_for_and_that_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fim_eval.muster.PATIENCE_S", 0.1)
+        notices: list[str] = []
+        with FakeServer(delay_s=0.3) as server:
+            wanted = request(server, tmp_path, made_tasks(3))
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+        assert result.answered == 3
+        (told,) = notices
+        assert told.startswith(f"{server.endpoint}: no token within 0 s; it may be busy or hang")
+        assert "is waited for up to 63 min" in told
+
+    async def test_that_answers_soon_is_not_spoken_of(self, tmp_path: Path) -> None:
+        notices: list[str] = []
+        with FakeServer() as server:
+            wanted = request(server, tmp_path, made_tasks(3))
+            await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+        assert notices == []
+
+
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a SentencePiece model of single letters, trained here."""
@@ -836,6 +881,56 @@ class TestSeveralServers:
             both = f"{one.endpoint},{other.endpoint}"
             with pytest.raises(ServerChangedError, match="is not the same server as"):
                 await ask(request(one, tmp_path, made_tasks(4), endpoint=both))
+            assert one.prompts == []
+
+    async def test_that_are_one_are_refused(self, tmp_path: Path) -> None:
+        with FakeServer() as one:
+            twice = f"{one.endpoint},{one.endpoint}/"
+            with pytest.raises(EndpointError, match="is named twice; name every server once"):
+                await ask(request(one, tmp_path, made_tasks(4), endpoint=twice))
+            assert one.calls == 0
+        assert files_in(tmp_path) == {}
+
+    @pytest.mark.parametrize("dead", [0, 1])
+    async def test_of_which_one_is_dead_at_the_start_are_asked_without_it(
+        self, tmp_path: Path, dead: int
+    ) -> None:
+        notices: list[str] = []
+        with FakeServer() as one, FakeServer() as other:
+            servers = [one, other]
+            wanted = request(
+                one, tmp_path, made_tasks(20), endpoint=f"{one.endpoint},{other.endpoint}"
+            )
+            servers.pop(dead).stop()
+            lost = wanted.endpoint.split(",")[dead]
+            (well,) = servers
+            result = await run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+            assert len(well.prompts) == 20
+        assert (result.answered, result.failures) == (20, Counter())
+        (told,) = notices
+        assert told.startswith(f"{lost}: is left out, what it was to be asked goes to the others (")
+        assert "nothing answers" in told
+        server = read_manifest(tmp_path).server
+        assert (server.base_url, server.replicas) == (well.endpoint, ())
+
+    async def test_that_are_all_dead_are_all_named(self, tmp_path: Path) -> None:
+        with FakeServer() as one, FakeServer() as other:
+            one.stop()
+            other.probe = lambda _: refusal(500, "EngineCore is dead")
+            both = f"{one.endpoint},{other.endpoint}"
+            wanted = request(one, tmp_path, made_tasks(4), endpoint=both, timeouts=IMPATIENT)
+            with pytest.raises(EndpointError, match="none of 2 servers answers: ") as caught:
+                await ask(wanted)
+        assert f"{one.endpoint}/: nothing answers" in str(caught.value)
+        assert f"{other.endpoint}: lists 'fake-model' but does not answer" in str(caught.value)
+        assert not (tmp_path / "manifest.json").exists()
+
+    async def test_of_which_one_serves_another_model_are_refused(self, tmp_path: Path) -> None:
+        with FakeServer() as dead, FakeServer() as one, FakeServer(model="another") as other:
+            dead.stop()
+            every = ",".join(server.endpoint for server in (dead, one, other))
+            with pytest.raises(EndpointError, match="serves no model 'fake-model', but another"):
+                await ask(request(one, tmp_path, made_tasks(4), endpoint=every))
             assert one.prompts == []
 
     async def test_that_are_done_help_a_slow_one_and_nothing_is_asked_twice(

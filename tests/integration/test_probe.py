@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from fim_eval.probe import TASKS
+from fim_eval.records import Timeouts
 from fim_eval.tokenizer import SentencePieceTokenizer
 from tests.data_paths import needs_tokenizer
-from tests.integration import InProcess, made_tasks, write_tasks
-from tests.integration.fake_server import FakeServer, Reply
+from tests.integration import InProcess, made_tasks, wait_until, write_tasks
+from tests.integration.fake_server import FakeServer, Reply, refusal
+from tests.tokenizer_files import byte_level_file
 
 END = 32010
 FOLDER = os.environ.get("FIM_EVAL_CODELLAMA_TOKENIZER", "")
@@ -150,3 +155,118 @@ def test_a_run_that_goes_on_is_not_probed_again(in_process: InProcess, server: F
     before = len(server.prompts)
     assert in_process(*run).returncode == 0
     assert len(server.prompts) == before
+
+
+class TestSeveralServers:
+    """Of a model that infills, in StarCoder's format, with a tokenizer made here."""
+
+    @pytest.fixture
+    def tokenizer(self, tmp_path: Path) -> Tokenizer:
+        pieces = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"]
+        return Tokenizer.from_file(str(byte_level_file(tmp_path, pieces)))
+
+    @pytest.fixture
+    def servers(self, tokenizer: Tokenizer) -> Iterator[tuple[FakeServer, FakeServer]]:
+        with FakeServer(model="m") as one, FakeServer(model="m") as other:
+            for server in (one, other):
+                self.infill(server, tokenizer)
+            yield one, other
+
+    @staticmethod
+    def infill(server: FakeServer, tokenizer: Tokenizer) -> None:
+        def answer(body: dict[str, Any]) -> Reply:
+            shown = tokenizer.decode(body["prompt"])
+            middle = next((task.middle for task in TASKS if task.prefix in shown), " 1\n")
+            whole = server.completion(body, middle)
+            ids = tokenizer.encode(f"{middle}<|endoftext|>").ids
+            whole["choices"][0] |= {"token_ids": ids, "finish_reason": "stop"}
+            return Reply(200, whole)
+
+        server.answer = answer
+
+    @staticmethod
+    def words(folder: Path, *endpoints: str) -> list[str | Path]:
+        file = write_tasks(folder / "tasks.jsonl", made_tasks(20))
+        return [
+            "run", "--tasks", file, "--strategy", "fim-psm", "--out", "out", "--model", "m",
+            "--tokenizer", folder, "--endpoint", ",".join(endpoints),
+        ]  # fmt: skip
+
+    def test_are_probed_at_the_first_and_asked_all(
+        self, in_process: InProcess, servers: tuple[FakeServer, FakeServer]
+    ) -> None:
+        one, other = servers
+        words = self.words(in_process.folder, one.endpoint, other.endpoint)
+        done = in_process(*words)
+        assert done.returncode == 0, done.stderr
+        assert "probe: m infills (16 of 16 holes answered" in done.stderr
+        assert len(one.prompts) + len(other.prompts) == len(TASKS) + 20
+        assert len(one.prompts) > len(TASKS)
+        assert len(other.prompts) > 0
+
+    @pytest.mark.parametrize("dead", ["stopped", "loading", "engine"])
+    def test_are_probed_at_the_first_that_answers(
+        self,
+        in_process: InProcess,
+        servers: tuple[FakeServer, FakeServer],
+        dead: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        one, other = servers
+        monkeypatch.setattr("fim_eval.study.Timeouts", lambda: Timeouts(attempts=1))
+        match dead:
+            case "stopped":
+                one.stop()
+            case "loading":
+                one.tell_models = lambda: refusal(503, "model is loading")
+            case "engine":
+                one.probe = lambda _: refusal(500, "EngineCore is dead")
+        done = in_process(*probe_words(in_process.folder, one.endpoint, other.endpoint))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("m, fim-psm: infills\n")
+        assert (len(one.prompts), len(other.prompts)) == (0, len(TASKS))
+        other.stop()
+        done = in_process(*probe_words(in_process.folder, one.endpoint, other.endpoint))
+        assert done.returncode == 1
+        assert done.stderr.startswith("fim-eval: none of 2 servers answers: ")
+        assert all(f"{server.endpoint}" in done.stderr for server in servers)
+
+    def test_of_which_the_first_serves_another_model_are_refused(
+        self, in_process: InProcess, servers: tuple[FakeServer, FakeServer]
+    ) -> None:
+        with FakeServer(model="another") as first:
+            done = in_process(*probe_words(in_process.folder, first.endpoint, servers[1].endpoint))
+        assert done.returncode == 1
+        assert "serves no model 'm', but another" in done.stderr
+
+    @pytest.mark.parametrize("asked", [1, 1 + len(TASKS)])
+    def test_a_stop_while_they_hang_ends_the_probe_and_the_run(
+        self, in_process: InProcess, servers: tuple[FakeServer, FakeServer], asked: int
+    ) -> None:
+        """With the sign of life, or with what the probe asks."""
+        one, _ = servers
+
+        def then_hang(_: dict[str, Any]) -> str:
+            one.delay_s = 600.0
+            return " "
+
+        def interrupt() -> None:
+            wait_until(lambda: len(one.requests) == asked and one.in_flight > 0, "it hangs", 60)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        one.probe, one.delay_s = then_hang, 600.0 if asked == 1 else 0.0
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        done = in_process(*self.words(in_process.folder, one.endpoint))
+        interrupting.join()
+        assert done.returncode == 130, done.stderr
+        assert done.stderr.endswith("stopped; the same command goes on with out\n")
+        one.delay_s, one.probe = 0.0, lambda _: " "
+        assert in_process(*self.words(in_process.folder, one.endpoint)).returncode == 0
+
+
+def probe_words(folder: Path, *endpoints: str) -> list[str | Path]:
+    """Probe servers whose model is in none of our tables, with the tokenizer in a folder."""
+    return [
+        "probe", "--model", "m", "--tokenizer", folder, "--endpoint", ",".join(endpoints),
+    ]  # fmt: skip

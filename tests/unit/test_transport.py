@@ -1,4 +1,4 @@
-"""Which proxy the environment names for an endpoint. No connection is made."""
+"""Which URLs an endpoint has, and which proxy the environment names. No connection is made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fim_eval.errors import EndpointError
-from fim_eval.transport import proxy_of
+from fim_eval.transport import base_urls, check_base_url, proxy_of
 
 PROXY = "http://proxy.example:3128"
 
@@ -84,3 +84,27 @@ def test_a_proxy_that_cannot_be_used_is_told_without_its_password(
         proxy_of("https://models.example/v1")
     assert "secret" not in str(told.value)
     assert told.value.__cause__ is None
+
+
+def test_the_urls_of_an_endpoint_are_separated_by_commas() -> None:
+    assert base_urls("http://a/v1") == ["http://a/v1"]
+    assert base_urls("http://a/v1/, http://b:8007/v1") == ["http://a/v1", "http://b:8007/v1"]
+
+
+@pytest.mark.parametrize("several", ["http://a/v1,http://b/v1", "http://a/v1,"])
+def test_several_urls_are_not_one(several: str) -> None:
+    with pytest.raises(EndpointError, match="is no base URL"):
+        check_base_url(several)
+
+
+@pytest.mark.parametrize(
+    ("twice", "told"),
+    [
+        ("http://x/v1,http://x/v1/", "http://x/v1: is named twice; name every server once"),
+        ("http://a/v1,http://x/v1,http://x/v1", "http://x/v1: is named twice"),
+        ("http://x/v1,http://X:80/v1", "http://X:80/v1: is the same as http://x/v1; name every"),
+    ],
+)
+def test_a_server_is_named_once(twice: str, told: str) -> None:
+    with pytest.raises(EndpointError, match=told):
+        base_urls(twice)
