@@ -181,8 +181,11 @@ class MockServer:
         return await self._answered(request, body, prompts, list(choices), fault)
 
     def _is_full(self, prompts: int) -> bool:
-        most = self.behaviour.most_waiting
-        return most is not None and self._waiting + prompts > most
+        behaviour = self.behaviour
+        if behaviour.most_waiting is None:
+            return False
+        wanted = self._running + self._waiting + prompts
+        return wanted > behaviour.most_running + behaviour.most_waiting
 
     def _next_fault(self) -> Fault | None:
         self._requests += 1

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,20 @@ async def test_delays_are_kept_and_places_are_limited(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_refuses(tmp_path: Path) -> None:
-    async with serving(Behaviour(most_waiting=4)) as (_, endpoint):
-        result = await ask(request(endpoint, tmp_path, batch=12, concurrency=12))
+    """Twelve prompts at once: as many as have a place or may wait, or one too many."""
+    full = Behaviour(most_running=4, most_waiting=7)
+    async with serving(full) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path / "full", batch=12, concurrency=12))
     assert result.failures == Counter({"overloaded": 12})
+    async with serving(replace(full, most_waiting=8)) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path / "room", batch=12, concurrency=12))
+    assert (result.answered, result.failures) == (12, Counter())
+
+
+async def test_where_none_may_wait_there_are_still_the_places(tmp_path: Path) -> None:
+    async with serving(Behaviour(most_running=4, most_waiting=0)) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path, concurrency=1))
+    assert (result.answered, result.failures) == (12, Counter())
 
 
 async def test_a_share_of_answers_is_wrong_and_always_the_same_ones(tmp_path: Path) -> None:
