@@ -16,8 +16,10 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +37,7 @@ from fim_eval.lines import (
     numbered_lines,
     parsed,
     read_lines,
+    whole_lines,
 )
 from fim_eval.records import (
     Completion,
@@ -78,6 +81,13 @@ ScoringKey = tuple[str, str, int, Scored]
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
+_FORGET_SESSION = (
+    "remove that line: all answers stay, only how that session asked is forgotten; if it was with "
+    "--gold, run the same command again"
+)
+_FORGET_CHANGE = "remove that line: all answers stay, only that change of the limit is forgotten"
+_NUMBER = re.compile(rb'"segment":(\d+)')
+"""Of the session that a line is of. In a text its quotes would be escaped."""
 
 
 def key_of(record: Prompt | Completion | RequestFailure) -> Key:
@@ -353,13 +363,29 @@ def read_problems(path: Path) -> list[Problem]:
 
 def read_segments(path: Path) -> list[Segment]:
     """The sessions of the run directory at `path`, in order."""
-    return [segment for _, segment in read_lines(path / SEGMENTS, TypeAdapter(Segment), _ASK_AGAIN)]
+    adapter = TypeAdapter(Segment)
+    return [segment for _, segment in read_lines(path / SEGMENTS, adapter, _FORGET_SESSION)]
+
+
+def next_segment(path: Path) -> int:
+    """The number of a new session in the run directory at `path`, which nothing there has.
+
+    Not how many there were: a damaged line may have been removed, and what came in its session
+    tells times from that session's start.
+
+    Raises:
+        RunDirectoryError: `segments.jsonl` is damaged, or a file cannot be read.
+    """
+    known = (segment.segment for segment in read_segments(path))
+    lines = chain(whole_lines(path / LIMITS), whole_lines(path / GENERATIONS))
+    named = (int(found[1]) for line in lines if (found := _NUMBER.search(line)))
+    return max(chain(known, named), default=-1) + 1
 
 
 def read_limits(path: Path) -> list[ConcurrencyChange]:
     """How many prompts might be in flight in the run directory at `path`, change by change."""
     adapter = TypeAdapter(ConcurrencyChange)
-    return [change for _, change in read_lines(path / LIMITS, adapter, "remove that line")]
+    return [change for _, change in read_lines(path / LIMITS, adapter, _FORGET_CHANGE)]
 
 
 def read_outcome_lines(

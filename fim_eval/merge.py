@@ -19,6 +19,7 @@ from fim_eval.journal import (
     RunDirectory,
     difference,
     has_manifest,
+    next_segment,
     read_limits,
     read_manifest,
     read_outcome_lines,
@@ -86,8 +87,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
         )
         first = 0
         for part in parts:
-            segments = read_segments(part)
-            for segment in segments:
+            for segment in read_segments(part):
                 number = first + segment.segment
                 directory.begin_segment(segment.model_copy(update={"segment": number}))
             for change in read_limits(part):
@@ -96,7 +96,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             outcomes = read_outcome_lines(part)
             while some := [_moved(one, first) for one in islice(outcomes, AT_ONCE)]:
                 directory.append(*some)
-            first += len(segments)
+            first += next_segment(part)
     # What was written is what the manifest promises.
     tasks = sum(1 for _ in read_tasks(unfinished))
     read_problems(unfinished)

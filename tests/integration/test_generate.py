@@ -705,6 +705,20 @@ class TestShards:
             entry.name for entry in (tmp_path / "alone").iterdir()
         )
 
+    async def test_of_which_one_lost_the_line_of_a_session_share_no_number(
+        self, tmp_path: Path
+    ) -> None:
+        tasks, parts = made_tasks(20), [tmp_path / "part1", tmp_path / "part2"]
+        with FakeServer() as server:
+            for number, part in enumerate(parts, 1):
+                for gold in (False, True):
+                    await ask(request(server, part, tasks, shard=(number, 2), gold=gold))
+        lost = parts[0] / "segments.jsonl"
+        lost.write_bytes(lost.read_bytes().splitlines(keepends=True)[1])
+        merge_runs(parts, tmp_path / "whole")
+        assert [one.segment for one in read_segments(tmp_path / "whole")] == [1, 2, 3]
+        assert {one.segment for one in completions(tmp_path / "whole")} == {0, 2}
+
     async def test_have_a_folder_each(self, tmp_path: Path) -> None:
         with FakeServer() as server:
             await ask(request(server, tmp_path, made_tasks(20), shard=(1, 2)))

@@ -17,8 +17,10 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
     RunDirectory,
     key_of,
+    next_segment,
     place_of,
     read_generations,
+    read_limits,
     read_manifest,
     read_segments,
     read_standing,
@@ -27,6 +29,7 @@ from fim_eval.journal import (
 from fim_eval.lines import json_lines, line_of, sealed
 from fim_eval.records import (
     Completion,
+    ConcurrencyChange,
     RequestFailure,
     RunIdentity,
     RunManifest,
@@ -195,6 +198,38 @@ def test_a_torn_segment_is_cut_off(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         directory.begin_segment(segment(1))
     assert read_segments(tmp_path) == [segment(0), segment(1)]
+
+
+def test_a_damaged_line_of_a_session_is_no_prompt_s(tmp_path: Path) -> None:
+    write(tmp_path, completion(0))
+    for name, read in (("segments.jsonl", read_segments), ("concurrency.jsonl", read_limits)):
+        (tmp_path / name).write_bytes(b"{}\n")
+        with pytest.raises(RunDirectoryError, match="is damaged") as caught:
+            read(tmp_path)
+        told = str(caught.value)
+        assert told.startswith(f"{tmp_path / name}:1: ")
+        assert "remove that line: all answers stay" in told
+        assert "ask its prompt" not in told
+
+
+def test_a_session_whose_line_was_removed_leaves_its_number_to_its_answers(tmp_path: Path) -> None:
+    assert next_segment(tmp_path) == 0
+    odd = completion(0, text='"segment":9, "segment\\":9')
+    journal = write(tmp_path, odd, completion(1).model_copy(update={"segment": 2}), failure(2))
+    assert read_segments(tmp_path) == [segment(0)]
+    assert next_segment(tmp_path) == 3, "as an answer tells"
+    journal.unlink()
+    assert next_segment(tmp_path) == 1
+    with RunDirectory(tmp_path) as directory:
+        directory.begin_segment(segment(5))
+    assert next_segment(tmp_path) == 6, "not how many there are"
+    with RunDirectory(tmp_path) as directory:
+        directory.append_limit(
+            ConcurrencyChange(
+                segment=7, base_url="", at_s=0.0, limit=8, prompts_per_s=0.0, reason="start"
+            )
+        )
+    assert next_segment(tmp_path) == 8, "as a change of the limit tells"
 
 
 @pytest.mark.parametrize(
