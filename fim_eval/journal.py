@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -204,10 +205,16 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder; what was appended is on disk."""
-        self._generations.close()
-        self._limits.close()
-        self._lock.__exit__(kind, error, trace)
+        """Release the folder; what was appended is on disk.
+
+        Raises:
+            RunDirectoryError: it may not be; the folder is released all the same.
+        """
+        with ExitStack() as stack:
+            # One after the other, whatever becomes of the first.
+            stack.callback(self._lock.__exit__, kind, error, trace)
+            stack.callback(self._limits.close)
+            stack.callback(self._generations.close)
 
     def claim(
         self,
