@@ -39,10 +39,10 @@ from fim_eval.errors import EndpointError, ServerChangedError
 from fim_eval.journal import (
     RunDirectory,
     has_manifest,
+    next_segment,
     note_outcomes,
     read_manifest,
     read_outcomes,
-    read_segments,
     scoring_key_of,
 )
 from fim_eval.limiter import Limiter
@@ -286,7 +286,7 @@ class _Session:
         self._on_flight = on_flight
         self._notice = notice
         self._clock = Clock()
-        self._segment = len(read_segments(directory.path))
+        self._segment = next_segment(directory.path)
         self._posts: list[Post[Work]] = []
         self._stored: dict[str, int] = {}
         """By server, how many changes of its limit are on disk."""

@@ -16,8 +16,11 @@ What was judged of it is in three files more: see `fim_eval.verdicts`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +38,7 @@ from fim_eval.lines import (
     numbered_lines,
     parsed,
     read_lines,
+    whole_lines,
 )
 from fim_eval.records import (
     Completion,
@@ -78,6 +82,13 @@ ScoringKey = tuple[str, str, int, Scored]
 
 _OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 _ASK_AGAIN = "remove that line to ask its prompt again, or choose another --out"
+_FORGET_SESSION = (
+    "remove that line: all answers stay, only how that session asked is forgotten; if it was with "
+    "--gold, run the same command again"
+)
+_FORGET_CHANGE = "remove that line: all answers stay, only that change of the limit is forgotten"
+_NUMBER = re.compile(rb'"segment":(\d+)')
+"""Of the session that a line is of. In a text its quotes would be escaped."""
 
 
 def key_of(record: Prompt | Completion | RequestFailure) -> Key:
@@ -194,10 +205,16 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder; what was appended is on disk."""
-        self._generations.close()
-        self._limits.close()
-        self._lock.__exit__(kind, error, trace)
+        """Release the folder; what was appended is on disk.
+
+        Raises:
+            RunDirectoryError: it may not be; the folder is released all the same.
+        """
+        with ExitStack() as stack:
+            # One after the other, whatever becomes of the first.
+            stack.callback(self._lock.__exit__, kind, error, trace)
+            stack.callback(self._limits.close)
+            stack.callback(self._generations.close)
 
     def claim(
         self,
@@ -353,13 +370,29 @@ def read_problems(path: Path) -> list[Problem]:
 
 def read_segments(path: Path) -> list[Segment]:
     """The sessions of the run directory at `path`, in order."""
-    return [segment for _, segment in read_lines(path / SEGMENTS, TypeAdapter(Segment), _ASK_AGAIN)]
+    adapter = TypeAdapter(Segment)
+    return [segment for _, segment in read_lines(path / SEGMENTS, adapter, _FORGET_SESSION)]
+
+
+def next_segment(path: Path) -> int:
+    """The number of a new session in the run directory at `path`, which nothing there has.
+
+    Not how many there were: a damaged line may have been removed, and what came in its session
+    tells times from that session's start.
+
+    Raises:
+        RunDirectoryError: `segments.jsonl` is damaged, or a file cannot be read.
+    """
+    known = (segment.segment for segment in read_segments(path))
+    lines = chain(whole_lines(path / LIMITS), whole_lines(path / GENERATIONS))
+    named = (int(found[1]) for line in lines if (found := _NUMBER.search(line)))
+    return max(chain(known, named), default=-1) + 1
 
 
 def read_limits(path: Path) -> list[ConcurrencyChange]:
     """How many prompts might be in flight in the run directory at `path`, change by change."""
     adapter = TypeAdapter(ConcurrencyChange)
-    return [change for _, change in read_lines(path / LIMITS, adapter, "remove that line")]
+    return [change for _, change in read_lines(path / LIMITS, adapter, _FORGET_CHANGE)]
 
 
 def read_outcome_lines(

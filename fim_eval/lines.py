@@ -8,6 +8,7 @@ told, never taken for what a model wrote.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -161,15 +162,29 @@ class AppendFile:
             self._descriptor = _open_to_append(self.path)
         _write_lines(self._descriptor, sealed_lines(records), self.path)
         if time.monotonic() - self._synced > SYNC_S:
-            os.fdatasync(self._descriptor)
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                raise _cannot_keep(self.path, error) from error
             self._synced = time.monotonic()
 
     def close(self) -> None:
-        """See that all of it is on the disk itself."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
+        """See that all of it is on the disk itself.
+
+        Raises:
+            RunDirectoryError: it may not be; the file is closed all the same.
+        """
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            # Either may tell of what was written long before: a quota, or a disk that is gone.
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _cannot_keep(self.path, error) from error
 
     def __enter__(self) -> Self:
         """Nothing yet, see `append`."""
@@ -204,7 +219,7 @@ def create_lines(path: Path, records: Iterable[Record]) -> None:
 
 
 def create_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file whole or not at all, piece by piece.
+    """Write a file whole or not at all, piece by piece; it outlives the machine, too.
 
     Raises:
         RunDirectoryError: the disk is full or gone.
@@ -213,7 +228,11 @@ def create_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     try:
         with unfinished.open("wb") as file:
             file.writelines(pieces)
+            file.flush()
+            # Before it has its name: else a machine that loses its power may keep the name alone.
+            os.fsync(file.fileno())
         unfinished.rename(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -273,13 +292,38 @@ def cannot_write(path: Path, error: OSError) -> RunDirectoryError:
     )
 
 
+def _cannot_keep(path: Path, error: OSError) -> RunDirectoryError:
+    """The error for lines that were written, but that the disk may not have."""
+    return RunDirectoryError(
+        f"{path}: what was written may not be on the disk ({error.strerror}); see to the disk and "
+        "its quota, and run the same command again: it resumes"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """See that the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems know no such thing as a folder that is written out.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def _open_to_append(path: Path) -> int:
     """A descriptor for appending, after cutting off a torn last line."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.ftruncate(descriptor, _end_of_whole_lines(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
     except OSError as error:
         raise cannot_write(path, error) from error
-    os.ftruncate(descriptor, _end_of_whole_lines(descriptor))
     return descriptor
 
 
@@ -305,11 +349,12 @@ def _write_lines(descriptor: int, lines: bytes, path: Path) -> None:
     """
     try:
         written = os.write(descriptor, lines)
+        if written != len(lines):
+            # Nothing may be appended behind half a line.
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
     except OSError as error:
         raise cannot_write(path, error) from error
     if written != len(lines):
-        # Nothing may be appended behind half a line.
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
         raise RunDirectoryError(
             f"{path}: only {written} of {len(lines)} bytes could be written; is the disk full? "
             "Make room and run the same command again: it resumes"

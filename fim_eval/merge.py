@@ -15,10 +15,12 @@ from pydantic import TypeAdapter
 
 from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
+    AUDIT,
     EXAMPLES,
     RunDirectory,
     difference,
     has_manifest,
+    next_segment,
     read_limits,
     read_manifest,
     read_outcome_lines,
@@ -49,13 +51,15 @@ class Merged:
     tasks: int
     answered: int
     verdicts: int
+    audits: tuple[Path, ...]
+    """Of parts, left where they are: each is a whole run, of tasks of that part alone."""
 
 
 def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
     """Write the run that the parts are of to a new directory; they stay as they are.
 
     Sessions are numbered anew, in the order of the parts. Verdicts come along where all parts were
-    judged under the same rules.
+    judged under the same rules; audits do not.
 
     Args:
         parts: run directories of the same run: `--shard` 1/N to N/N.
@@ -86,8 +90,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
         )
         first = 0
         for part in parts:
-            segments = read_segments(part)
-            for segment in segments:
+            for segment in read_segments(part):
                 number = first + segment.segment
                 directory.begin_segment(segment.model_copy(update={"segment": number}))
             for change in read_limits(part):
@@ -96,7 +99,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             outcomes = read_outcome_lines(part)
             while some := [_moved(one, first) for one in islice(outcomes, AT_ONCE)]:
                 directory.append(*some)
-            first += len(segments)
+            first += next_segment(part)
     # What was written is what the manifest promises.
     tasks = sum(1 for _ in read_tasks(unfinished))
     read_problems(unfinished)
@@ -109,7 +112,8 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             f"{out}: cannot take the merged run ({error.strerror}), which is in {unfinished}; "
             "name a new folder with --out"
         ) from error
-    return Merged(tasks, answered, verdicts)
+    audits = tuple(part / AUDIT for part in parts if has_manifest(part / AUDIT))
+    return Merged(tasks, answered, verdicts, audits)
 
 
 def _check_complete(parts: Sequence[Path], manifests: Sequence[RunManifest]) -> None:

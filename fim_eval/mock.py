@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -49,6 +50,14 @@ DEAD_S = 3.0
 SLOW_BYTES_S = 0.002
 """Between two pieces of a slow body."""
 
+BREAK_OFF: frozenset[Fault | None] = frozenset(
+    {"reset-in-body", "cut-json", "not-json", "error-in-body"}
+)
+"""In a stream: after the first token, or instead of it where there is no other."""
+
+ERROR = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
+NOT_JSON = b"<html>Bad Gateway</html>"
+
 VERSION = "0.32.0-mock"
 
 
@@ -58,6 +67,16 @@ class Known:
 
     text: str
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What one prompt of a request gets, whichever way it is sent."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str
+    prompt_ids: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +97,7 @@ class Behaviour:
     """How probable each fault is, for a request."""
 
     script: Mapping[int, Fault] = field(default_factory=dict)
-    """Faults of single requests, by number: the first completion that is no sign of life is 1."""
+    """Faults of single requests, by number: the first that `_is_rehearsed` is 1."""
 
     corrupted: float = 0.0
     """Share of prompts that get a wrong answer, chosen by their content."""
@@ -166,23 +185,30 @@ class MockServer:
             )
         if self._is_full(len(prompts)):
             return _refusal(503, "The server is overloaded")
-        # The sign of life of a client is no part of what is rehearsed.
-        fault = self._next_fault() if body.get("max_tokens", 16) > 1 else None
+        fault = self._next_fault() if _is_rehearsed(body) else None
+        if fault == "null-logprobs" and (body.get("stream") or "prompt_logprobs" not in body):
+            fault = None  # there is none to be null
         if fault is not None:
             self.faults[fault] += 1
             early = await self._before_work(fault, request, now)
             if early is not None:
                 return early
         if body.get("stream"):
+            self._waiting += 1
             return await self._streamed(request, body, prompts[0], fault)
+        # Here, not when they wait: requests that come at once would all find the same room.
+        self._waiting += len(prompts)
         choices = await asyncio.gather(
             *(self._choice(body, place, prompt) for place, prompt in enumerate(prompts))
         )
-        return await self._answered(request, body, prompts, list(choices), fault)
+        return await self._answered(request, prompts, list(choices), fault)
 
     def _is_full(self, prompts: int) -> bool:
-        most = self.behaviour.most_waiting
-        return most is not None and self._waiting + prompts > most
+        behaviour = self.behaviour
+        if behaviour.most_waiting is None:
+            return False
+        wanted = self._running + self._waiting + prompts
+        return wanted > behaviour.most_running + behaviour.most_waiting
 
     def _next_fault(self) -> Fault | None:
         self._requests += 1
@@ -223,41 +249,54 @@ class MockServer:
                 pass
         return None
 
-    async def _choice(self, body: dict[str, Any], place: int, prompt: Any) -> dict[str, Any]:
+    def _decided(self, body: Mapping[str, Any], prompt: Any) -> _Decided:
         known = self._known(prompt) or Known(" pass", (_id_of(" pass"),))
         if self._is_corrupted(prompt):
             known = Known(" " + known.text, (*known.ids[:1], *known.ids))
         ids = known.ids[: body.get("max_tokens", 16)]
-        whole = len(ids) == len(known.ids)
-        self._waiting += 1
+        is_whole = len(ids) == len(known.ids)
+        return _Decided(
+            text=known.text if is_whole else known.text[: len(ids)],
+            ids=ids,
+            finish_reason="stop" if is_whole else "length",
+            # A text of four characters is a token, as in code.
+            prompt_ids=list(map(_id_of, prompt[::4])) if isinstance(prompt, str) else prompt,
+        )
+
+    @asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        """A place for a prompt that is counted as waiting already."""
         async with self._places:
             self._waiting -= 1
             self._running += 1
             try:
-                seconds = self.behaviour.first_token_s + self.behaviour.per_token_s * len(ids)
-                if seconds:
-                    await asyncio.sleep(seconds)
+                yield
             finally:
                 self._running -= 1
+
+    async def _choice(self, body: dict[str, Any], place: int, prompt: Any) -> dict[str, Any]:
+        answer = self._decided(body, prompt)
+        async with self._at_work():
+            await _pause(
+                self.behaviour.first_token_s + self.behaviour.per_token_s * len(answer.ids)
+            )
         self._finished += 1
         returned = bool(body.get("return_token_ids"))
-        # A text of four characters is a token, as in code.
-        sent = list(map(_id_of, prompt[::4])) if isinstance(prompt, str) else prompt
         choice: dict[str, Any] = {
             "index": place,
-            "text": known.text if whole else known.text[: len(ids)],
+            "text": answer.text,
             "logprobs": None,
-            "finish_reason": "stop" if whole else "length",
+            "finish_reason": answer.finish_reason,
             "stop_reason": None,
-            "token_ids": ids if returned else None,
-            "prompt_token_ids": sent if returned else None,
+            "token_ids": answer.ids if returned else None,
+            "prompt_token_ids": answer.prompt_ids if returned else None,
             "prompt_logprobs": None,
-            "_tokens": len(ids),
+            "_tokens": len(answer.ids),
         }
         if "prompt_logprobs" in body:
             choice["prompt_logprobs"] = [
                 None,
-                *({str(one): {"logprob": -1.0, "rank": 1}} for one in sent[1:]),
+                *({str(one): {"logprob": -1.0, "rank": 1}} for one in answer.prompt_ids[1:]),
             ]
         return choice
 
@@ -265,59 +304,46 @@ class MockServer:
         self, request: web.Request, body: dict[str, Any], prompt: Any, fault: Fault | None
     ) -> web.StreamResponse:
         """One prompt, token by token, as server-sent events."""
-        known = self._known(prompt) or Known(" pass", (_id_of(" pass"),))
-        ids = known.ids[: body.get("max_tokens", 16)]
+        answer = self._decided(body, prompt)
+        pieces = _pieces(answer, returned=bool(body.get("return_token_ids")))
+        _strike(pieces, fault)
+        if fault == "no-choice":
+            pieces = []
+        if fault in BREAK_OFF:
+            pieces = pieces[: min(1, len(pieces) - 1)]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
 
-        async def send(choices: list[dict[str, Any]], **more: object) -> None:
-            event = {
-                "id": "cmpl-mock",
-                "object": "text_completion",
-                "model": self.behaviour.model,
-                "system_fingerprint": self.behaviour.fingerprint,
-                "choices": choices,
-                **more,
-            }
-            await response.write(b"data: " + orjson.dumps(event) + b"\n\n")
+        async def send(content: bytes) -> None:
+            event = b"data: " + content + b"\n\n"
+            if fault == "slow":
+                half = len(event) // 2
+                await response.write(event[:half])
+                await asyncio.sleep(SLOW_BYTES_S)
+                event = event[half:]
+            await response.write(event)
 
-        async with self._places:
-            await asyncio.sleep(self.behaviour.first_token_s)
-            for place, token in enumerate(ids):
-                if self.behaviour.per_token_s:
-                    await asyncio.sleep(self.behaviour.per_token_s)
-                if fault == "error-in-body" and place == 1:
-                    error = {"message": "EngineCore encountered an issue", "code": 500}
-                    await response.write(
-                        b"data: " + orjson.dumps({"error": error}) + b"\n\ndata: [DONE]\n\n"
-                    )
-                    return response
-                if fault == "reset-in-body" and place == 1:
-                    _close(request)
-                    raise ConnectionResetError("on purpose")
-                is_last = place == len(ids) - 1
-                reason = "stop" if len(ids) == len(known.ids) else "length"
-                await send(
-                    [
-                        {
-                            "index": 0,
-                            "text": known.text[place : place + 1]
-                            if place < len(ids) - 1
-                            else known.text[place:],
-                            "token_ids": [token],
-                            "prompt_token_ids": prompt if place == 0 else None,
-                            "finish_reason": reason if is_last else None,
-                            "stop_reason": None,
-                        }
-                    ]
-                )
-        if (body.get("stream_options") or {}).get("include_usage"):
-            usage = {
-                "prompt_tokens": len(prompt),
-                "completion_tokens": len(ids),
-                "total_tokens": len(prompt) + len(ids),
-            }
-            await send([], usage=usage)
+        async with self._at_work():
+            await _pause(self.behaviour.first_token_s)
+            for piece in pieces:
+                await _pause(self.behaviour.per_token_s)
+                await send(orjson.dumps(self._body([piece], fault)))
+        usage = _usage([prompt], len(answer.ids))
+        last = orjson.dumps(self._body([], fault) | {"usage": usage})
+        match fault:
+            case "reset-in-body":
+                _close(request)
+                raise ConnectionResetError("on purpose")
+            case "error-in-body":
+                await send(orjson.dumps(ERROR))
+            case "cut-json":
+                await send(last[: len(last) // 2])
+            case "not-json":
+                await send(NOT_JSON)
+            case _:
+                self._finished += 1
+                if (body.get("stream_options") or {}).get("include_usage"):
+                    await send(last)
         await response.write(b"data: [DONE]\n\n")
         return response
 
@@ -331,51 +357,40 @@ class MockServer:
     async def _answered(
         self,
         request: web.Request,
-        body: dict[str, Any],
         prompts: Sequence[Any],
         choices: list[dict[str, Any]],
         fault: Fault | None,
     ) -> web.StreamResponse:
-        answer: dict[str, Any] = {
-            "id": "cmpl-mock",
-            "object": "text_completion",
-            "created": 0,
-            "model": self.behaviour.model,
-            "choices": choices,
-            "system_fingerprint": self.behaviour.fingerprint,
-            "usage": {
-                "prompt_tokens": sum(map(len, prompts)),
-                "completion_tokens": sum(choice.pop("_tokens") for choice in choices),
-            },
-        }
+        usage = _usage(prompts, sum(choice.pop("_tokens") for choice in choices))
+        _strike(choices, fault)
+        if fault == "no-choice":
+            choices.pop()
+        content = orjson.dumps(self._body(choices, fault) | {"usage": usage})
         match fault:
             case "error-in-body":
-                answer = {"error": {"message": "EngineCore encountered an issue", "code": 500}}
-            case "abort":
-                choices[-1]["finish_reason"] = "abort"
-            case "no-choice":
-                choices.pop()
-            case "wrong-model":
-                answer["model"] = "another"
-            case "other-fingerprint":
-                answer["system_fingerprint"] = "vllm-0.33.0-other"
-            case "altered-prompt":
-                choices[0]["prompt_token_ids"] = [0]
-            case "null-logprobs" if "prompt_logprobs" in body:
-                choices[0]["prompt_logprobs"][-1] = None
-            case _:
-                pass
-        content = orjson.dumps(answer)
-        match fault:
+                content = orjson.dumps(ERROR)
             case "cut-json":
                 content = content[: len(content) // 2]
             case "not-json":
-                content = b"<html>Bad Gateway</html>"
+                content = NOT_JSON
             case "slow" | "reset-in-body":
                 return await _in_pieces(request, content, cut=fault == "reset-in-body")
             case _:
                 pass
         return web.Response(body=content, content_type="application/json")
+
+    def _body(self, choices: Sequence[dict[str, Any]], fault: Fault | None) -> dict[str, Any]:
+        """An answer, or an event of a stream, but for what was used."""
+        behaviour = self.behaviour
+        is_other = fault == "other-fingerprint"
+        return {
+            "id": "cmpl-mock",
+            "object": "text_completion",
+            "created": 0,
+            "model": "another" if fault == "wrong-model" else behaviour.model,
+            "choices": choices,
+            "system_fingerprint": "vllm-0.33.0-other" if is_other else behaviour.fingerprint,
+        }
 
 
 def known_answers(
@@ -410,6 +425,55 @@ def known_answers(
         return answers.get(prompt if isinstance(prompt, str) else tuple(prompt))
 
     return known
+
+
+def _is_rehearsed(body: Mapping[str, Any]) -> bool:
+    """Whether faults strike a request: no sign of life, and no question for the ids of a text."""
+    return body.get("max_tokens", 16) > 1 or "prompt_logprobs" in body
+
+
+def _pieces(answer: _Decided, *, returned: bool) -> list[dict[str, Any]]:
+    """The choice of each event of a stream: a token each, one at least."""
+    last = max(0, len(answer.ids) - 1)
+    return [
+        {
+            "index": 0,
+            "text": answer.text[place : None if place == last else place + 1],
+            "logprobs": None,
+            "finish_reason": answer.finish_reason if place == last else None,
+            "stop_reason": None,
+            "token_ids": answer.ids[place : place + 1] if returned else None,
+            "prompt_token_ids": answer.prompt_ids if returned and place == 0 else None,
+        }
+        for place in range(last + 1)
+    ]
+
+
+def _strike(choices: Sequence[dict[str, Any]], fault: Fault | None) -> None:
+    """The faults inside of a choice, or of a piece of one."""
+    match fault:
+        case "abort":
+            choices[-1]["finish_reason"] = "abort"
+        case "altered-prompt":
+            choices[0]["prompt_token_ids"] = [0]
+        case "null-logprobs":
+            choices[0]["prompt_logprobs"][-1] = None
+        case _:
+            pass
+
+
+def _usage(prompts: Sequence[Any], completion_tokens: int) -> dict[str, int]:
+    prompt_tokens = sum(map(len, prompts))
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+async def _pause(seconds: float) -> None:
+    if seconds:
+        await asyncio.sleep(seconds)
 
 
 def _id_of(character: str) -> int:

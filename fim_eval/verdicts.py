@@ -9,6 +9,7 @@ They stand in a run directory, or wherever programs from elsewhere are judged.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,10 +59,16 @@ class VerdictFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder; what was appended is on disk."""
-        self._references.close()
-        self._verdicts.close()
-        self._lock.__exit__(kind, error, trace)
+        """Release the folder; what was appended is on disk.
+
+        Raises:
+            RunDirectoryError: it may not be; the folder is released all the same.
+        """
+        with ExitStack() as stack:
+            # One after the other, whatever becomes of the first.
+            stack.callback(self._lock.__exit__, kind, error, trace)
+            stack.callback(self._verdicts.close)
+            stack.callback(self._references.close)
 
     def begin_session(self, session: JudgeSession) -> None:
         """Note that a session of judging begins.

@@ -32,4 +32,10 @@ def merge(
         + (f"; {merged.verdicts} verdicts" if merged.verdicts else "")
         + f"; `fim-eval verify {out}` judges what is left"
     )
+    if merged.audits:
+        say(
+            f"left where they are: {', '.join(map(str, merged.audits))}; an audit of a part is not "
+            f"put together. The command of the run without --shard, with --audit and --out {out}, "
+            "asks one of the whole"
+        )
     raise typer.Exit(UNRESOLVED if merged.answered < merged.tasks else 0)

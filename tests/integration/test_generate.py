@@ -819,6 +819,34 @@ class TestShards:
             entry.name for entry in (tmp_path / "alone").iterdir()
         )
 
+    async def test_of_which_one_lost_the_line_of_a_session_share_no_number(
+        self, tmp_path: Path
+    ) -> None:
+        tasks, parts = made_tasks(20), [tmp_path / "part1", tmp_path / "part2"]
+        with FakeServer() as server:
+            for number, part in enumerate(parts, 1):
+                for gold in (False, True):
+                    await ask(request(server, part, tasks, shard=(number, 2), gold=gold))
+        lost = parts[0] / "segments.jsonl"
+        lost.write_bytes(lost.read_bytes().splitlines(keepends=True)[1])
+        merge_runs(parts, tmp_path / "whole")
+        assert [one.segment for one in read_segments(tmp_path / "whole")] == [1, 2, 3]
+        assert {one.segment for one in completions(tmp_path / "whole")} == {0, 2}
+
+    async def test_leave_their_audits_where_they_are_and_say_so(self, tmp_path: Path) -> None:
+        tasks, parts = made_tasks(20), [tmp_path / "part1", tmp_path / "part2"]
+        with FakeServer() as server:
+            for number, part in enumerate(parts, 1):
+                await ask(request(server, part, tasks, shard=(number, 2)))
+            own = list(read_tasks(parts[1]))[:2]
+            await ask(request(server, parts[1] / "audit", own, shard=(2, 2)))
+        done = fim_eval("merge", *parts, "--out", "whole", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"left where they are: {parts[1] / 'audit'}; " in done.stderr
+        assert str(parts[0] / "audit") not in done.stderr
+        assert not (tmp_path / "whole" / "audit").exists()
+        assert (parts[1] / "audit").exists()
+
     async def test_have_a_folder_each(self, tmp_path: Path) -> None:
         with FakeServer() as server:
             await ask(request(server, tmp_path, made_tasks(20), shard=(1, 2)))

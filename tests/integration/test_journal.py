@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,16 +20,20 @@ from fim_eval.errors import RunDirectoryError
 from fim_eval.journal import (
     RunDirectory,
     key_of,
+    next_segment,
     place_of,
     read_generations,
+    read_limits,
     read_manifest,
     read_segments,
     read_standing,
     read_tasks,
 )
-from fim_eval.lines import json_lines, line_of, sealed
+from fim_eval.lines import create, json_lines, line_of, sealed
 from fim_eval.records import (
     Completion,
+    ConcurrencyChange,
+    ReferenceRun,
     RequestFailure,
     RunIdentity,
     RunManifest,
@@ -35,6 +42,7 @@ from fim_eval.records import (
     ServerIdentity,
     Timeouts,
 )
+from fim_eval.verdicts import VerdictFolder
 from fim_eval.words import FailureReason
 from tests.integration import files_in, made_tasks
 
@@ -195,6 +203,38 @@ def test_a_torn_segment_is_cut_off(tmp_path: Path) -> None:
     with RunDirectory(tmp_path) as directory:
         directory.begin_segment(segment(1))
     assert read_segments(tmp_path) == [segment(0), segment(1)]
+
+
+def test_a_damaged_line_of_a_session_is_no_prompt_s(tmp_path: Path) -> None:
+    write(tmp_path, completion(0))
+    for name, read in (("segments.jsonl", read_segments), ("concurrency.jsonl", read_limits)):
+        (tmp_path / name).write_bytes(b"{}\n")
+        with pytest.raises(RunDirectoryError, match="is damaged") as caught:
+            read(tmp_path)
+        told = str(caught.value)
+        assert told.startswith(f"{tmp_path / name}:1: ")
+        assert "remove that line: all answers stay" in told
+        assert "ask its prompt" not in told
+
+
+def test_a_session_whose_line_was_removed_leaves_its_number_to_its_answers(tmp_path: Path) -> None:
+    assert next_segment(tmp_path) == 0
+    odd = completion(0, text='"segment":9, "segment\\":9')
+    journal = write(tmp_path, odd, completion(1).model_copy(update={"segment": 2}), failure(2))
+    assert read_segments(tmp_path) == [segment(0)]
+    assert next_segment(tmp_path) == 3, "as an answer tells"
+    journal.unlink()
+    assert next_segment(tmp_path) == 1
+    with RunDirectory(tmp_path) as directory:
+        directory.begin_segment(segment(5))
+    assert next_segment(tmp_path) == 6, "not how many there are"
+    with RunDirectory(tmp_path) as directory:
+        directory.append_limit(
+            ConcurrencyChange(
+                segment=7, base_url="", at_s=0.0, limit=8, prompts_per_s=0.0, reason="start"
+            )
+        )
+    assert next_segment(tmp_path) == 8, "as a change of the limit tells"
 
 
 @pytest.mark.parametrize(
@@ -494,6 +534,86 @@ def test_a_line_that_does_not_fit_on_the_disk_ends_the_run_and_is_cut_off(
     with RunDirectory(tmp_path) as directory:
         directory.append(completion(1))
     assert list(read_generations(tmp_path).values()) == [completion(0), completion(1)]
+
+
+def refused(number: int) -> Callable[[int], None]:
+    """A system call that tells of a disk that has not taken what was written."""
+
+    def call(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_disk_that_loses_what_was_written_ends_the_run_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = write(tmp_path, completion(0))
+    reference = ReferenceRun(
+        problem_id="Made/0", tests_sha256="", outcome="passed", detail="", cpu_s=0.01,
+        time_limit_s=2.0,
+    )  # fmt: skip
+    monkeypatch.setattr("fim_eval.lines.SYNC_S", -1.0)
+    monkeypatch.setattr(os, "fdatasync", refused(errno.EIO))
+    with (
+        RunDirectory(tmp_path) as directory,
+        pytest.raises(RunDirectoryError, match=r"may not be on the disk \(Input/output error\)"),
+    ):
+        directory.append(completion(1))
+    monkeypatch.setattr(os, "fsync", refused(errno.EDQUOT))
+    with (
+        pytest.raises(RunDirectoryError, match="its quota, and run the same command again"),
+        RunDirectory(tmp_path) as directory,
+    ):
+        directory.append(completion(2))
+    with (
+        pytest.raises(RunDirectoryError, match=r"references\.jsonl: .*its quota"),
+        VerdictFolder(tmp_path) as folder,
+    ):
+        folder.add_reference(reference)
+    monkeypatch.undo()
+    with RunDirectory(tmp_path):
+        pass  # it was released all the same
+    assert len(journal.read_bytes().splitlines()) == 3
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    rename, fsync = Path.rename, os.fsync
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return rename(path, target)
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        size = os.fstat(descriptor).st_size
+        assert size == 3 or done[-1] == tmp_path.name, "nothing is left in a buffer"
+        fsync(descriptor)
+
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    create(tmp_path / "file", b"abc")
+    assert done == ["file.unfinished", "rename", tmp_path.name]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.EINVAL, None), (errno.EIO, "cannot be written")]
+)
+def test_a_file_system_may_know_no_folders_that_are_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, says: str | None
+) -> None:
+    fsync = os.fsync
+
+    def of_files(descriptor: int) -> None:
+        (refused(number) if stat.S_ISDIR(os.fstat(descriptor).st_mode) else fsync)(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files)
+    with pytest.raises(RunDirectoryError, match=says) if says else contextlib.nullcontext():
+        create(tmp_path / "file", b"abc")
+    assert (tmp_path / "file").read_bytes() == b"abc"
 
 
 @pytest.mark.parametrize("limit", [pytest.param(0, id="lock"), pytest.param(60, id="segment")])

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from fim_eval.errors import ServerChangedError
 from fim_eval.generate import Request, RunResult, run
 from fim_eval.journal import read_generations, read_limits
 from fim_eval.limiter import LEAST
-from fim_eval.mock import FAULTS, Behaviour, Fault, Known, MockServer
+from fim_eval.mock import FAULTS, SLOW_BYTES_S, Behaviour, Fault, Known, MockServer
 from fim_eval.order import is_streamed
 from fim_eval.recipe import Recipe
 from fim_eval.records import Completion, Timeouts
 from fim_eval.report import score_run, summarise
 from tests.integration import fim_eval, made_tasks, start_fim_eval, write_tasks
+from tests.tokenizer_files import byte_level_file
 
 TASKS = made_tasks(12)
 ANSWERS = {task.prefix: Known(task.middle, tuple(map(ord, task.middle))) for task in TASKS}
@@ -79,7 +81,6 @@ CLASSIFIED: dict[Fault, dict[str, int]] = {
     "abort": {"aborted": 1},
     "no-choice": {"malformed-response": 4},
     "wrong-model": {"wrong-model": 4},
-    "null-logprobs": {},
     "slow": {},
     "400": {},
 }
@@ -87,7 +88,7 @@ CLASSIFIED: dict[Fault, dict[str, int]] = {
 
 
 def test_every_fault_has_its_test() -> None:
-    others = {"other-fingerprint", "altered-prompt"}
+    others = {"other-fingerprint", "altered-prompt", "null-logprobs"}
     assert CLASSIFIED.keys() | others == set(FAULTS)
 
 
@@ -176,12 +177,53 @@ async def test_another_fingerprint_ends_the_run(tmp_path: Path) -> None:
     assert len(read_generations(tmp_path)) == 4, "nothing of the other server's is kept"
 
 
-async def test_an_altered_prompt_is_refused_for_good() -> None:
-    async with serving(Behaviour(script={1: "altered-prompt"})) as (_, endpoint):
-        body = {"model": "mock", "prompt": [5, 6], "max_tokens": 2, "return_token_ids": True}
-        async with httpx.AsyncClient() as http:
-            answer = (await http.post(f"{endpoint}/completions", json=body)).json()
-    assert answer["choices"][0]["prompt_token_ids"] == [0]
+def of_ids(endpoint: str, folder: Path, **changes: Any) -> Request:
+    """Prompts of ids, as only they can be seen to be altered, and references of ids."""
+    pieces = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"]
+    tokenizer = byte_level_file(folder, pieces)
+    recipe = Recipe(
+        model="mock", strategy="lr", format="starcoder", tokenizer=str(tokenizer.parent)
+    )
+    return request(endpoint, folder / "run", recipe=recipe, **changes)
+
+
+@pytest.mark.parametrize(
+    ("fault", "number", "failures", "unscored"),
+    [
+        pytest.param("altered-prompt", 2, {"prompt-altered": 1}, 0, id="one prompt of four"),
+        pytest.param("altered-prompt", 10, {"prompt-altered": 1}, 1, id="a reference"),
+        pytest.param("null-logprobs", 10, {"corrupted": 1}, 1, id="its probability"),
+    ],
+)
+async def test_a_fault_of_ids_or_probabilities_is_classified(
+    fault: Fault, number: int, failures: dict[str, int], unscored: int, tmp_path: Path
+) -> None:
+    """The first request sees that there are probabilities; three lists; twelve references."""
+    async with serving(Behaviour(script={number: fault})) as (server, endpoint):
+        result = await ask(of_ids(endpoint, tmp_path, gold=True))
+        assert server.faults[fault] == 1
+    assert (result.failures, result.unscored) == (Counter(failures), unscored)
+    assert result.answered == 12 - (unscored == 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "failures"), [("altered-prompt", {"prompt-altered": 1}), ("null-logprobs", {})]
+)
+async def test_an_altered_prompt_is_refused_for_good_and_a_null_is_not(
+    fault: Fault, failures: dict[str, int], tmp_path: Path
+) -> None:
+    patient = Timeouts(attempts=3, first_wait_s=0.01)
+    async with serving(Behaviour(script={10: fault})) as (_, endpoint):
+        result = await ask(of_ids(endpoint, tmp_path, gold=True, timeouts=patient))
+    assert (result.failures, result.unscored) == (Counter(failures), len(failures))
+
+
+@pytest.mark.parametrize("stream", [0.0, 1.0])
+async def test_a_fault_that_cannot_be_shown_is_not_counted(stream: float, tmp_path: Path) -> None:
+    async with serving(Behaviour(faults={"null-logprobs": 1.0})) as (server, endpoint):
+        result = await ask(request(endpoint, tmp_path, stream=stream))
+        assert server.faults["null-logprobs"] == 0
+    assert result.answered == 12
 
 
 async def test_delays_are_kept_and_places_are_limited(tmp_path: Path) -> None:
@@ -195,16 +237,27 @@ async def test_delays_are_kept_and_places_are_limited(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_refuses(tmp_path: Path) -> None:
-    async with serving(Behaviour(most_waiting=4)) as (_, endpoint):
-        result = await ask(request(endpoint, tmp_path, batch=12, concurrency=12))
+    """Twelve prompts at once: as many as have a place or may wait, or one too many."""
+    full = Behaviour(most_running=4, most_waiting=7)
+    async with serving(full) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path / "full", batch=12, concurrency=12))
     assert result.failures == Counter({"overloaded": 12})
+    async with serving(replace(full, most_waiting=8)) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path / "room", batch=12, concurrency=12))
+    assert (result.answered, result.failures) == (12, Counter())
+
+
+async def test_where_none_may_wait_there_are_still_the_places(tmp_path: Path) -> None:
+    async with serving(Behaviour(most_running=4, most_waiting=0)) as (_, endpoint):
+        result = await ask(request(endpoint, tmp_path, concurrency=1))
+    assert (result.answered, result.failures) == (12, Counter())
 
 
 async def test_a_share_of_answers_is_wrong_and_always_the_same_ones(tmp_path: Path) -> None:
     wrong = []
-    for name, batch in (("one", 1), ("other", 6)):
+    for name, batch, stream in (("one", 1, 0.0), ("other", 6, 0.0), ("streamed", 1, 1.0)):
         async with serving(Behaviour(corrupted=0.5, seed=3)) as (_, endpoint):
-            await ask(request(endpoint, tmp_path / name, batch=batch))
+            await ask(request(endpoint, tmp_path / name, batch=batch, stream=stream))
         answers = read_generations(tmp_path / name).values()
         wrong.append(
             {
@@ -214,7 +267,7 @@ async def test_a_share_of_answers_is_wrong_and_always_the_same_ones(tmp_path: Pa
                 if isinstance(one, Completion) and one.text != task.middle
             }
         )  # fmt: skip
-    assert wrong[0] == wrong[1]
+    assert wrong[0] == wrong[1] == wrong[2]
     assert 2 <= len(wrong[0]) <= 10
 
 
@@ -297,6 +350,11 @@ class TestStreaming:
         [
             ("error-in-body", "error-in-body"),
             ("reset-in-body", "connection"),
+            ("cut-json", "malformed-response"),
+            ("not-json", "malformed-response"),
+            ("no-choice", "connection"),
+            ("abort", "aborted"),
+            ("wrong-model", "wrong-model"),
             ("503", "overloaded"),
             ("400", "bad-request"),
         ],
@@ -304,9 +362,61 @@ class TestStreaming:
     async def test_a_fault_inside_of_a_stream_is_no_answer(
         self, fault: Fault, reason: str, tmp_path: Path
     ) -> None:
-        async with serving(Behaviour(script={2: fault})) as (_, endpoint):
+        async with serving(Behaviour(script={2: fault})) as (server, endpoint):
             result = await ask(request(endpoint, tmp_path, stream=1.0))
+            assert server.faults[fault] == 1
         assert (result.answered, result.failures) == (11, Counter({reason: 1}))
+
+    async def test_that_is_slow_is_an_answer(self, tmp_path: Path) -> None:
+        async with serving(Behaviour(faults={"slow": 1.0})) as (_, endpoint):
+            result = await ask(request(endpoint, tmp_path, tasks=TASKS[:1], stream=1.0))
+        assert (result.answered, result.failures) == (1, Counter())
+        (answer,) = completions(tmp_path)
+        assert answer.text == TASKS[0].middle
+        # Each event is in two pieces.
+        assert answer.elapsed_ns >= len(answer.text) * SLOW_BYTES_S * 1e9
+
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            ("error-in-body", "error-in-body"),
+            ("reset-in-body", "connection"),
+            ("cut-json", "malformed-response"),
+        ],
+    )
+    async def test_a_fault_after_the_first_token_is_shown_where_there_is_no_second(
+        self, fault: Fault, reason: str, tmp_path: Path
+    ) -> None:
+        task = TASKS[0].model_copy(update={"prefix": "one token"})
+        ANSWERS["one token"] = Known("x", (120,))
+        async with serving(Behaviour(script={1: fault})) as (_, endpoint):
+            result = await ask(request(endpoint, tmp_path, tasks=[task], stream=1.0))
+        assert result.failures == Counter({reason: 1})
+
+    async def test_of_another_configuration_ends_the_run(self, tmp_path: Path) -> None:
+        async with serving(Behaviour(script={2: "other-fingerprint"})) as (_, endpoint):
+            with pytest.raises(ServerChangedError, match=r"vllm-0\.33\.0-other in the answer"):
+                await ask(request(endpoint, tmp_path, stream=1.0))
+
+    async def test_of_an_altered_prompt_is_refused(self, tmp_path: Path) -> None:
+        async with serving(Behaviour(script={2: "altered-prompt"})) as (_, endpoint):
+            result = await ask(of_ids(endpoint, tmp_path, stream=1.0))
+        assert (result.answered, result.failures) == (11, Counter({"prompt-altered": 1}))
+
+    async def test_is_counted_while_it_waits_and_works_and_when_it_is_done(self) -> None:
+        body = {"model": "mock", "prompt": TASKS[0].prefix, "max_tokens": 64, "stream": True}
+        slow = Behaviour(first_token_s=0.4, most_running=1)
+        async with serving(slow) as (_, endpoint), httpx.AsyncClient() as http:
+            url, metrics = f"{endpoint}/completions", endpoint.replace("/v1", "/metrics")
+            async with (
+                http.stream("POST", url, json=body) as first,
+                http.stream("POST", url, json=body) as second,
+            ):
+                during = counted((await http.get(metrics)).text)
+                for each in (first, second):
+                    assert (await each.aread()).endswith(b"data: [DONE]\n\n")
+            after = counted((await http.get(metrics)).text)
+        assert (during, after) == ([1, 1, 0], [0, 0, 2])
 
     async def test_a_line_separator_inside_of_a_token_splits_no_event(self, tmp_path: Path) -> None:
         task = TASKS[0].model_copy(update={"prefix": "separators"})
@@ -315,6 +425,11 @@ class TestStreaming:
         async with serving(Behaviour()) as (_, endpoint):
             await ask(request(endpoint, tmp_path, tasks=[task], stream=1.0))
         assert [one.text for one in completions(tmp_path)] == [text]
+
+
+def counted(metrics: str) -> list[int]:
+    """Running, waiting, finished."""
+    return [int(line.split()[-1]) for line in metrics.splitlines()]
 
 
 def completions(run_directory: Path) -> list[Completion]:

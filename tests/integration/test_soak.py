@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import polars as pl
 import polars.testing
 
@@ -30,6 +31,13 @@ FAULTS = (
     "no-choice", "abort",
 )  # fmt: skip
 """Half a per cent of requests each."""
+
+IN_FLIGHT = 64
+"""At most: what a kill may leave to be asked again."""
+
+STRUCK = PROMPTS // 5
+"""What faults may: a twentieth of the requests, and a sign of life for each; twice that, as they
+are drawn."""
 
 TIMES = ("wall_s", "tokens_per_s")
 
@@ -77,7 +85,8 @@ def test_faults_and_kills_change_nothing_but_the_time(tmp_path: Path) -> None:
     def words(endpoint: str, out: str) -> tuple[str, ...]:
         return (
             "run", "--tasks", str(tasks), "--endpoint", endpoint, "--model", "mock",
-            "--strategy", "lr", "--out", out, "--no-probe",
+            "--strategy", "lr", "--out", out, "--no-probe", "--max-concurrency",
+            str(IN_FLIGHT),
         )  # fmt: skip
 
     with serving(tmp_path) as endpoint:
@@ -106,8 +115,10 @@ def test_faults_and_kills_change_nothing_but_the_time(tmp_path: Path) -> None:
             assert reached >= wanted, f"kill {number}: {reached} of {wanted:.0f} bytes. {told}"
             assert process.returncode == -signal.SIGKILL, told
         rough = fim_eval(*words(endpoint, "rough"), cwd=tmp_path, limit_s=LIMIT_S)
+        answered = answered_by(endpoint)
     assert rough.returncode == 0, rough.stderr[-2_000:]
     assert f"{PROMPTS}/{PROMPTS} answered" in rough.stderr
+    assert PROMPTS <= answered <= PROMPTS + KILLS * IN_FLIGHT + STRUCK
 
     texts = []
     for name in ("calm", "rough"):
@@ -115,8 +126,15 @@ def test_faults_and_kills_change_nothing_but_the_time(tmp_path: Path) -> None:
         texts.append({one.task_id: one.text for one in found if isinstance(one, Completion)})
     assert texts[0] == texts[1]
     tables = [summarise(score_run(tmp_path / name)).drop(*TIMES) for name in ("calm", "rough")]
-    pl.testing.assert_frame_equal(*tables)
+    pl.testing.assert_frame_equal(*tables, check_exact=True)
     assert 0.6 < tables[0]["exact_match"][0] < 0.8
+
+
+def answered_by(endpoint: str) -> int:
+    """Prompts that a server has worked on to their end, whoever got the answer."""
+    told = httpx.get(endpoint.replace("/v1", "/metrics")).text
+    (line,) = (line for line in told.splitlines() if "request_success_total" in line)
+    return int(line.split()[-1])
 
 
 def calm_size(folder: Path) -> int:
