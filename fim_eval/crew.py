@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx
 
@@ -74,9 +74,10 @@ async def work_off(
     stopping = asyncio.create_task(stop.wait())
     try:
         first = asyncio.FIRST_COMPLETED
-        await asyncio.wait({working, helping, stopping}, return_when=first)
+        ends: set[asyncio.Future[Any]] = {working, helping}
+        await asyncio.wait({*ends, stopping}, return_when=first)
         if stopping.done():
-            await asyncio.wait({working, helping}, timeout=drain_s, return_when=first)
+            await asyncio.wait(ends, timeout=drain_s, return_when=first)
         if working.done():
             await working
         elif helping.done():
