@@ -70,7 +70,7 @@ class Manner:
 
 
 FIRST = Manner(words_rate=0.4, lines_rate=0.4, twice_rate=0.1, restyled_rate=0.0)
-SECOND = Manner(words_rate=0.2, lines_rate=0.7, twice_rate=0.0, restyled_rate=0.3)
+SECOND = Manner(words_rate=0.4, lines_rate=0.5, twice_rate=0.0, restyled_rate=0.3)
 """Copying pays enough by then: with documents shown twice, more answers repeat themselves without
 end (docs/decisions/0031)."""
 
