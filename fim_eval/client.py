@@ -1,6 +1,6 @@
 """One prompt asked of an OpenAI-compatible server, or one text scored, and its outcome classified.
 
-Knows HTTP and the answer's shape; knows no task, no tokenizer, no file. An answer is a
+Knows HTTP and when to ask again; knows no task, no tokenizer, no file. An answer is a
 `Completion` or a `Likelihood`; no answer after all attempts is a `RequestFailure`; a server that
 refuses us altogether is an `EndpointError` and ends the run.
 
@@ -11,20 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import orjson
 from httpx_sse import SSEError, aconnect_sse
-from pydantic import BaseModel, ConfigDict, SkipValidation, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_exponential, wait_random_exponential
 
+from fim_eval.answers import (
+    Answer,
+    Choice,
+    Measured,
+    NoAnswerError,
+    Usage,
+    choice_of,
+    measured,
+    parse_answer,
+    put_together,
+    retry_after_s,
+)
 from fim_eval.errors import EndpointError, FimEvalError
 from fim_eval.health import Health, HungError
 from fim_eval.records import (
@@ -36,7 +44,7 @@ from fim_eval.records import (
     Scoring,
     Timeouts,
 )
-from fim_eval.transport import LONGEST_DETAIL, Http, describe, error_message, is_timeout
+from fim_eval.transport import Http, describe, error_message, is_timeout
 from fim_eval.words import PERMANENT_FAILURES, FailureReason
 
 AnswerT = TypeVar("AnswerT")
@@ -49,55 +57,6 @@ again."""
 
 OVERLOADS = 3
 """So many in a row of one request may be the end of a server behind a gateway, too: it is seen."""
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Logprob(BaseModel):
-    logprob: float | None
-
-
-class _Choice(BaseModel):
-    index: int = 0
-    text: str
-    finish_reason: str | None
-    stop_reason: str | int | None = None
-    token_ids: tuple[int, ...] | None = None
-    prompt_token_ids: Annotated[Any, SkipValidation] = None
-    """A list; compared with what was sent, which says more than its type."""
-
-    prompt_logprobs: tuple[dict[int, _Logprob] | None, ...] | None = None
-    """Of each prompt token given those before it, by id; None for the first."""
-
-
-class _BrokenChoice(_Choice):
-    """Stands where one was malformed, whose neighbours are answers."""
-
-    fault: str
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    model: str
-    choices: tuple[_Choice, ...]
-    usage: _Usage | None = None
-    system_fingerprint: str | None = None
-
-
-class _NoAnswerError(Exception):
-    """One attempt without an answer."""
-
-    def __init__(
-        self, reason: FailureReason, detail: str, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail[:LONGEST_DETAIL]
-        self.retry_after_s = retry_after_s
 
 
 class Client:
@@ -172,7 +131,7 @@ class Client:
         """
         attempted = [_Attempted() for _ in prompts]
         outcomes: dict[int, Completion | RequestFailure] = {}
-        errors: dict[int, _NoAnswerError] = {}
+        errors: dict[int, NoAnswerError] = {}
 
         async def ask_part(places: Sequence[int]) -> None:
             sent_ns = self._clock_ns()
@@ -181,7 +140,7 @@ class Client:
                 attempted[place].sent_ns = sent_ns
             answers = await self._ask_prompts([prompts[place] for place in places])
             for place, found in zip(places, answers, strict=True):
-                if isinstance(found, _NoAnswerError):
+                if isinstance(found, NoAnswerError):
                     errors[place] = found
                     if found.reason in PERMANENT_FAILURES:
                         outcomes[place] = self._failure(prompts[place], found, attempted[place])
@@ -205,7 +164,7 @@ class Client:
 
         try:
             await self._insist(ask)
-        except _NoAnswerError:
+        except NoAnswerError:
             for place, error in errors.items():
                 if place not in outcomes:
                     outcomes[place] = self._failure(prompts[place], error, attempted[place])
@@ -228,7 +187,7 @@ class Client:
 
         try:
             found = await self._insist(ask)
-        except _NoAnswerError as error:
+        except NoAnswerError as error:
             return self._failure(prompt, error, attempted)
         completion = self._completion(prompt, found.answer, found.choice, attempted, counted=True)
         return completion.model_copy(
@@ -248,10 +207,10 @@ class Client:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        choices: list[_Choice] = []
+        choices: list[Choice] = []
         times: list[int] = []
-        last: _Answer | None = None
-        usage: _Usage | None = None
+        last: Answer | None = None
+        usage: Usage | None = None
         is_done = False
         async with (
             self._on_the_wire(prompt.max_tokens),
@@ -270,29 +229,29 @@ class Client:
                 if event.data == "[DONE]":
                     is_done = True
                     break
-                last = self._parsed(event.data.encode(), source.response)
+                last = parse_answer(event.data.encode(), source.response)
                 usage = last.usage or usage
                 if last.choices:
                     choices += last.choices
                     times.append(self._clock_ns())
         if last is None or not choices or not is_done or usage is None:
-            raise _NoAnswerError("connection", "the stream ended before it was whole")
+            raise NoAnswerError("connection", "the stream ended before it was whole")
         self._check_model(last)
-        choice = _put_together(choices)
+        choice = put_together(choices)
         answer = last.model_copy(update={"choices": (choice,), "usage": usage})
         found = self._checked(answer, 0, prompt)
-        if isinstance(found, _NoAnswerError):
+        if isinstance(found, NoAnswerError):
             raise found
         return _Streamed(*found, times[0], times[-1])
 
     async def _ask_prompts(
         self, prompts: Sequence[Prompt]
-    ) -> list[tuple[_Answer, _Choice] | _NoAnswerError]:
+    ) -> list[tuple[Answer, Choice] | NoAnswerError]:
         """One attempt, in order; a request that is refused for good is split."""
         body = self._body(prompts)
         try:
             answer = await self._post(body)
-        except _NoAnswerError as error:
+        except NoAnswerError as error:
             if len(prompts) == 1 or error.reason not in PERMANENT_FAILURES:
                 return [error] * len(prompts)
             middle = len(prompts) // 2
@@ -319,24 +278,24 @@ class Client:
         }
 
     def _checked(
-        self, answer: _Answer, place: int, prompt: Prompt
-    ) -> tuple[_Answer, _Choice] | _NoAnswerError:
+        self, answer: Answer, place: int, prompt: Prompt
+    ) -> tuple[Answer, Choice] | NoAnswerError:
         """The choice that answers a prompt of a request, or what is wrong with it."""
         try:
-            choice = _choice_of(answer, place)
+            choice = choice_of(answer, place)
             if prompt.token_ids is not None:
                 self._check_ids(choice, prompt.token_ids)
                 if choice.token_ids is None:
                     raise self._no_ids("a prompt of ids cannot be decoded")
-        except _NoAnswerError as error:
+        except NoAnswerError as error:
             return error
         return answer, choice
 
     def _completion(
         self,
         prompt: Prompt,
-        answer: _Answer,
-        choice: _Choice,
+        answer: Answer,
+        choice: Choice,
         attempted: _Attempted,
         *,
         counted: bool,
@@ -375,7 +334,7 @@ class Client:
         """
         attempted = _Attempted()
 
-        async def ask() -> tuple[_Answer, _Measured]:
+        async def ask() -> tuple[Answer, Measured]:
             attempted.attempts += 1
             attempted.sent_ns = self._clock_ns()
             if scoring.scored == "candidate" and isinstance(scoring.text, str):
@@ -385,22 +344,22 @@ class Client:
                 return await self._measure_parts(scoring)
             ids = tuple(int(token) for part in parts for token in part)
             answer, choice = await self._ask(_scoring_body(ids))
-            return answer, _measured(choice, ids, len(scoring.given), len(scoring.end))
+            return answer, measured(choice, ids, len(scoring.given), len(scoring.end))
 
         try:
-            answer, measured = await self._insist(ask)
-        except _NoAnswerError as error:
+            answer, found = await self._insist(ask)
+        except NoAnswerError as error:
             return self._failure(scoring, error, attempted)
         return Likelihood(
             task_id=scoring.task_id,
             strategy=scoring.strategy,
             sample_index=scoring.sample_index,
             scored=scoring.scored,
-            logprobs=measured.logprobs,
-            end_logprobs=measured.end_logprobs,
-            tokens=measured.tokens,
+            logprobs=found.logprobs,
+            end_logprobs=found.end_logprobs,
+            tokens=found.tokens,
             characters=scoring.characters,
-            prompt_tokens=measured.prompt_tokens,
+            prompt_tokens=found.prompt_tokens,
             system_fingerprint=answer.system_fingerprint,
             answered_as=answer.model,
             attempts=attempted.attempts,
@@ -409,33 +368,33 @@ class Client:
             elapsed_ns=self._clock_ns() - attempted.sent_ns,
         )
 
-    async def _measure_text(self, text: str) -> tuple[_Answer, _Measured]:
+    async def _measure_text(self, text: str) -> tuple[Answer, Measured]:
         """All of a text, tokenised by the server, but its first token."""
         answer, choice = await self._ask(_scoring_body(text))
         if choice.prompt_token_ids is None:
             raise self._no_ids("what was scored cannot be told")
-        return answer, _measured(choice, tuple(choice.prompt_token_ids), 0, 0)
+        return answer, measured(choice, tuple(choice.prompt_token_ids), 0, 0)
 
-    async def _measure_parts(self, scoring: Scoring) -> tuple[_Answer, _Measured]:
+    async def _measure_parts(self, scoring: Scoring) -> tuple[Answer, Measured]:
         """A text after another, each tokenised by the server."""
         parts = (str(scoring.given), str(scoring.text), str(scoring.end))
         given = await self._ids_of(parts[0], begins=True)
         text = await self._ids_of(parts[1], begins=False)
         end = await self._ids_of(parts[2], begins=False)
         if not given:
-            raise _NoAnswerError("boundary-unknown", "nothing stands before what is scored")
+            raise NoAnswerError("boundary-unknown", "nothing stands before what is scored")
         ids = (*given, *text, *end)
         # `echo` has the server say what the ids mean; it cannot return ids at the same time.
         body = _scoring_body(ids) | {"echo": True, "return_token_ids": False}
         answer, choice = await self._ask(body)
         # Not equality: a token was generated behind, and BOS may be shown in front.
         if "".join(parts) not in choice.text:
-            raise _NoAnswerError(
+            raise NoAnswerError(
                 "boundary-unknown",
                 "the server's tokenizer does not give the same text for the scored part alone as "
                 "behind its prompt; name the model's own tokenizer.model with --tokenizer",
             )
-        return answer, _measured(choice, ids, len(given), len(end))
+        return answer, measured(choice, ids, len(given), len(end))
 
     async def _ids_of(self, text: str, *, begins: bool) -> tuple[int, ...]:
         """The server's ids of a text that begins a sequence, or of one that continues it."""
@@ -457,12 +416,12 @@ class Client:
         """What `ask` returns, tried as often as may help; a lost server is waited for in between.
 
         Raises:
-            _NoAnswerError: of the last attempt.
+            NoAnswerError: of the last attempt.
         """
         try:
             # Nearly all are answered at once: what retrying costs is left to those that are not.
             return await ask()
-        except _NoAnswerError as error:
+        except NoAnswerError as error:
             first = [error]
         overloads = 0
         async for attempt in AsyncRetrying(
@@ -477,7 +436,7 @@ class Client:
                     if first:
                         raise first.pop()
                     return await ask()
-                except _NoAnswerError as error:
+                except NoAnswerError as error:
                     # One that says when to come back is there.
                     is_overload = error.reason == "overloaded" and error.retry_after_s is None
                     overloads = overloads + 1 if is_overload else 0
@@ -488,7 +447,7 @@ class Client:
         raise AssertionError("the last attempt returns or raises")
 
     def _failure(
-        self, asked: Prompt | Scoring, error: _NoAnswerError, attempted: _Attempted
+        self, asked: Prompt | Scoring, error: NoAnswerError, attempted: _Attempted
     ) -> RequestFailure:
         return RequestFailure(
             task_id=asked.task_id,
@@ -503,15 +462,15 @@ class Client:
             elapsed_ns=self._clock_ns() - attempted.sent_ns,
         )
 
-    async def _ask(self, body: Mapping[str, Any]) -> tuple[_Answer, _Choice]:
+    async def _ask(self, body: Mapping[str, Any]) -> tuple[Answer, Choice]:
         """The one choice of a request with one prompt."""
         answer = await self._post(body)
-        choice = _choice_of(answer, 0)
+        choice = choice_of(answer, 0)
         if not isinstance(body["prompt"], str):
             self._check_ids(choice, body["prompt"])
         return answer, choice
 
-    async def _post(self, body: Mapping[str, Any]) -> _Answer:
+    async def _post(self, body: Mapping[str, Any]) -> Answer:
         whole = {**self._every, **body}
         async with self._on_the_wire(body["max_tokens"]):
             response = await self.http.post_completions(orjson.dumps(whole))
@@ -521,20 +480,20 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _on_the_wire(self, max_tokens: int) -> AsyncIterator[None]:
-        """What goes wrong inside, before an answer could be read, is a `_NoAnswerError`."""
+        """What goes wrong inside, before an answer could be read, is a `NoAnswerError`."""
         watched = self._health.watched(max_tokens) if self._health else contextlib.nullcontext()
         try:
             async with watched:
                 yield
         except HungError as error:
-            raise _NoAnswerError("timeout", str(error)) from error
+            raise NoAnswerError("timeout", str(error)) from error
         except SSEError as error:
-            raise _NoAnswerError("malformed-response", str(error)) from error
+            raise NoAnswerError("malformed-response", str(error)) from error
         except httpx.TransportError as error:
             reason: FailureReason = "timeout" if is_timeout(error) else "connection"
-            raise _NoAnswerError(reason, describe(error)) from error
+            raise NoAnswerError(reason, describe(error)) from error
         except httpx.DecodingError as error:
-            raise _NoAnswerError("malformed-response", describe(error)) from error
+            raise NoAnswerError("malformed-response", describe(error)) from error
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status = response.status_code
@@ -549,52 +508,37 @@ class Client:
             )
         if status in (429, 503):
             self._on_overload()
-            return _NoAnswerError("overloaded", detail, retry_after_s(response.headers))
+            return NoAnswerError("overloaded", detail, retry_after_s(response.headers))
         if status == 408:
-            return _NoAnswerError("timeout", detail)
+            return NoAnswerError("timeout", detail)
         if status >= 500:
-            return _NoAnswerError("server-error", detail)
+            return NoAnswerError("server-error", detail)
         if status in (400, 413, 422):
             too_long = status == 413 or "max_model_len" in message or "context length" in message
-            return _NoAnswerError("prompt-too-long" if too_long else "bad-request", detail)
+            return NoAnswerError("prompt-too-long" if too_long else "bad-request", detail)
         return EndpointError(f"{where}: unexpected answer ({detail}); is this the full base URL?")
 
-    def _read(self, response: httpx.Response, prompts: int) -> _Answer:
-        answer = self._parsed(response.content, response, prompts)
+    def _read(self, response: httpx.Response, prompts: int) -> Answer:
+        answer = parse_answer(response.content, response, prompts)
         answer.choices = tuple(sorted(answer.choices, key=lambda choice: choice.index))
         if [choice.index for choice in answer.choices] != list(range(prompts)):
-            raise _NoAnswerError(
+            raise NoAnswerError(
                 "malformed-response", f"{len(answer.choices)} choices, asked for {prompts}"
             )
         self._check_model(answer)
         return answer
 
-    def _parsed(self, content: bytes, response: httpx.Response, prompts: int = 1) -> _Answer:
-        """A body, or an event of a stream; of several prompts, each choice by itself if need be."""
-        try:
-            body = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            raise _NoAnswerError("malformed-response", f"not JSON: {error}") from error
-        if isinstance(body, dict) and body.get("error"):
-            raise _NoAnswerError("error-in-body", error_message(response, content))
-        try:
-            return _Answer.model_validate(body)
-        except ValidationError as error:
-            if prompts > 1 and isinstance(body, dict) and isinstance(body.get("choices"), list):
-                return _piece_by_piece(body)
-            raise _NoAnswerError("malformed-response", _fault(error)) from error
-
-    def _check_model(self, answer: _Answer) -> None:
+    def _check_model(self, answer: Answer) -> None:
         if self._answers_as is not None and answer.model != self._answers_as:
-            raise _NoAnswerError(
+            raise NoAnswerError(
                 "wrong-model",
                 f"answered as {answer.model!r}, the run began with {self._answers_as!r}",
             )
 
     @staticmethod
-    def _check_ids(choice: _Choice, sent: Sequence[int]) -> None:
+    def _check_ids(choice: Choice, sent: Sequence[int]) -> None:
         if choice.prompt_token_ids is not None and choice.prompt_token_ids != list(sent):
-            raise _NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
+            raise NoAnswerError("prompt-altered", "the server's prompt ids are not those sent")
 
     def _wait_s(self, state: RetryCallState) -> float:
         """What the server asks for, up to `recovery_s`; else exponential, up to the longest wait.
@@ -604,7 +548,7 @@ class Client:
         """
         longest = self._timeouts.longest_wait_s
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, _NoAnswerError) and error.retry_after_s is not None:
+        if isinstance(error, NoAnswerError) and error.retry_after_s is not None:
             return min(error.retry_after_s, max(longest, self._timeouts.recovery_s))
         half = {"multiplier": self._timeouts.first_wait_s / 2, "max": longest / 2}
         return (wait_exponential(**half) + wait_random_exponential(**half))(state)
@@ -627,11 +571,11 @@ async def _side_by_side(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
         raise several.exceptions[0] from None
 
 
-def _together(errors: Sequence[_NoAnswerError]) -> _NoAnswerError:
+def _together(errors: Sequence[NoAnswerError]) -> NoAnswerError:
     """What says when several may be asked again: not before the last of them may."""
     worst = max(errors, key=lambda error: error.reason in LOSES_SERVER)
     asked_s = [error.retry_after_s for error in errors if error.retry_after_s is not None]
-    return _NoAnswerError(worst.reason, worst.detail, max(asked_s, default=None))
+    return NoAnswerError(worst.reason, worst.detail, max(asked_s, default=None))
 
 
 def _length(ids: Sequence[int] | None) -> int | None:
@@ -643,77 +587,12 @@ def _is_one(prompt: Any) -> bool:
     return isinstance(prompt, str) or not prompt or isinstance(prompt[0], int)
 
 
-def _choice_of(answer: _Answer, place: int) -> _Choice:
-    """The choice for the prompt at a place of the request.
-
-    Raises:
-        _NoAnswerError: the server gave it up, or it is malformed.
-    """
-    choice = answer.choices[place]
-    if isinstance(choice, _BrokenChoice):
-        raise _NoAnswerError("malformed-response", choice.fault)
-    if choice.finish_reason not in ("stop", "length"):
-        raise _NoAnswerError("aborted", f"finish_reason {choice.finish_reason!r}")
-    return choice
-
-
-def _piece_by_piece(body: dict[str, Any]) -> _Answer:
-    """A body that does not pass as a whole, its broken choices replaced.
-
-    Raises:
-        _NoAnswerError: it is not a choice that is broken.
-    """
-    try:
-        answer = _Answer.model_validate(body | {"choices": ()})
-    except ValidationError as error:
-        raise _NoAnswerError("malformed-response", _fault(error)) from error
-    choices: list[_Choice] = []
-    for place, choice in enumerate(body["choices"]):
-        try:
-            choices.append(_Choice.model_validate(choice))
-        except ValidationError as error:
-            told = choice.get("index") if isinstance(choice, dict) else None
-            choices.append(
-                _BrokenChoice(
-                    index=told if isinstance(told, int) else place,
-                    text="",
-                    finish_reason=None,
-                    fault=f"choices.{place}.{_fault(error)}",
-                )
-            )
-    answer.choices = tuple(choices)
-    return answer
-
-
-def _fault(error: ValidationError) -> str:
-    """Where a body is malformed, and how."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-
-
-def _put_together(choices: Sequence[_Choice]) -> _Choice:
-    """The pieces of one choice."""
-    ids = [one.token_ids for one in choices]
-    known = [one for one in choices if one.finish_reason is not None]
-    return _Choice(
-        text="".join(one.text for one in choices),
-        finish_reason=known[-1].finish_reason if known else None,
-        stop_reason=known[-1].stop_reason if known else None,
-        token_ids=None
-        if all(one is None for one in ids)
-        else tuple(token for one in ids for token in one or ()),
-        prompt_token_ids=next(
-            (one.prompt_token_ids for one in choices if one.prompt_token_ids is not None), None
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class _Streamed:
     """An answer whose tokens were seen to come."""
 
-    answer: _Answer
-    choice: _Choice
+    answer: Answer
+    choice: Choice
     first_ns: int
     last_ns: int
 
@@ -725,16 +604,6 @@ class _Attempted:
     attempts: int = 0
     sent_ns: int = 0
     """Of the last attempt."""
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The log-probabilities of a scored text, and of its end."""
-
-    logprobs: tuple[float, ...]
-    end_logprobs: tuple[float, ...]
-    tokens: int
-    prompt_tokens: int
 
 
 def _plain_body(prompt: str | tuple[int, ...]) -> dict[str, Any]:
@@ -753,62 +622,5 @@ def _scoring_body(prompt: str | tuple[int, ...]) -> dict[str, Any]:
     return _plain_body(prompt) | {"return_token_ids": True, "prompt_logprobs": 0}
 
 
-def _measured(choice: _Choice, ids: tuple[int, ...], given: int, end: int) -> _Measured:
-    """What a choice says of `ids`, of which the first `given` and the last `end` are not the text.
-
-    The first id of all has no probability.
-
-    Raises:
-        _NoAnswerError: a probability is missing or no number, or is another prompt's.
-    """
-    logprobs = choice.prompt_logprobs
-    if logprobs is None:
-        raise _NoAnswerError("corrupted", "no log-probabilities of the prompt")
-    if len(logprobs) != len(ids):
-        raise _NoAnswerError(
-            "malformed-response", f"{len(logprobs)} log-probabilities of {len(ids)} prompt tokens"
-        )
-    values = []
-    for place, (token, known) in enumerate(zip(ids[1:], logprobs[1:], strict=True), 1):
-        if known is not None and token not in known:
-            raise _NoAnswerError("prompt-altered", f"token {place} is not the id {token} sent")
-        value = None if known is None else known[token].logprob
-        if value is None or not math.isfinite(value):
-            raise _NoAnswerError("corrupted", f"no log-probability of token {place}")
-        values.append(value)
-    until = len(ids) - end
-    return _Measured(
-        logprobs=tuple(values[max(given - 1, 0) : until - 1]),
-        end_logprobs=tuple(values[until - 1 :]) if end else (),
-        tokens=until - given,
-        prompt_tokens=len(ids),
-    )
-
-
 def _may_answer_later(error: BaseException) -> bool:
-    return isinstance(error, _NoAnswerError) and error.reason not in PERMANENT_FAILURES
-
-
-def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds that a `Retry-After` header asks for; None if there is none that can be read.
-
-    A date counts from the server's own `Date`, if it tells one: its clock may be another than ours.
-
-    Spec: https://www.rfc-editor.org/rfc/rfc9110.html#name-retry-after
-    """
-    asked = headers.get("Retry-After", "")
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(asked))
-    until = _date(asked)
-    if until is None:
-        return None
-    now = _date(headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds())
-
-
-def _date(text: str) -> datetime | None:
-    """An HTTP-date, which is always in GMT; None if it is none."""
-    try:
-        return parsedate_to_datetime(text).replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
+    return isinstance(error, NoAnswerError) and error.reason not in PERMANENT_FAILURES

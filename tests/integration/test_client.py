@@ -14,7 +14,8 @@ import httpx
 import orjson
 import pytest
 
-from fim_eval.client import Client, retry_after_s
+from fim_eval.answers import retry_after_s
+from fim_eval.client import Client
 from fim_eval.errors import EndpointError
 from fim_eval.health import Health
 from fim_eval.records import Completion, Prompt, RequestFailure, Sampling, Timeouts
