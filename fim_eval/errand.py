@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from fim_eval.client import Client
-from fim_eval.errors import EndpointError, ServerChangedError
+from fim_eval.errors import EndpointError, ServerChangedError, UnansweredError
 from fim_eval.health import Health
 from fim_eval.records import (
     Completion,
@@ -29,6 +29,7 @@ from fim_eval.records import (
 )
 from fim_eval.server import list_models
 from fim_eval.transport import Http, key_in, open_http
+from fim_eval.words import PERMANENT_FAILURES
 
 Asked = Prompt | Scoring
 Outcome = Completion | Likelihood | RequestFailure
@@ -304,7 +305,8 @@ async def identify(base_url: str, model: str, client: Client, *, has_version: bo
         has_version: whether it told its version before.
 
     Raises:
-        EndpointError: it does not serve the model, or one token cannot be had.
+        UnansweredError: it does not answer now.
+        EndpointError: it answers, but refuses us or does not serve the model.
     """
     listing = await list_models(client.http, has_version=has_version)
     if model not in listing.roots:
@@ -314,7 +316,8 @@ async def identify(base_url: str, model: str, client: Client, *, has_version: bo
         )
     answer = await client.complete(ONE_TOKEN)
     if isinstance(answer, RequestFailure):
-        raise EndpointError(
+        refused = EndpointError if answer.reason in PERMANENT_FAILURES else UnansweredError
+        raise refused(
             f"{base_url}: lists {model!r} but does not answer one token "
             f"({answer.reason}: {answer.detail}); look at the server's log"
         )

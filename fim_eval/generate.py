@@ -47,7 +47,7 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import sha256_of
-from fim_eval.muster import ClientT, Greeter, greet, those_that_answer, unless_stopped
+from fim_eval.muster import greet, those_that_answer, unless_stopped
 from fim_eval.order import Question, is_streamed, replica_of
 from fim_eval.postprocess import continuation
 from fim_eval.recipe import Recipe, prepare
@@ -316,7 +316,7 @@ class _Session:
                 greet(
                     url,
                     request.recipe.model,
-                    self._client(Greeter, http, None),
+                    self._client(http, None),
                     request.timeouts,
                     self._notice,
                 ),
@@ -338,12 +338,12 @@ class _Session:
                     f"{url}: is not the same server as {first} ({changed}); one run asks one "
                     "model in one configuration. Ask them in two runs"
                 )
-        await self._check_scoring(first, self._client(Client, https[first], identity.answers_as))
+        await self._check_scoring(first, self._client(https[first], identity.answers_as))
         self._posts = [self._post(url, https[url], found) for url, found in answering.items()]
         return identity.model_copy(update={"replicas": tuple(url for url, _ in others)})
 
-    def _client(self, kind: type[ClientT], http: Http, answers_as: str | None) -> ClientT:
-        return kind(
+    def _client(self, http: Http, answers_as: str | None) -> Client:
+        return Client(
             http,
             model=self._request.recipe.model,
             answers_as=answers_as,

@@ -13,29 +13,13 @@ from typing import Any, TypeVar
 
 from fim_eval.client import Client
 from fim_eval.errand import Seen, identify
-from fim_eval.errors import EndpointError, FimEvalError, UnansweredError
-from fim_eval.records import Completion, Prompt, RequestFailure, Timeouts
-from fim_eval.words import PERMANENT_FAILURES
+from fim_eval.errors import FimEvalError, UnansweredError
+from fim_eval.records import Timeouts
 
-ClientT = TypeVar("ClientT", bound=Client)
 ResultT = TypeVar("ResultT")
 
 PATIENCE_S = 10.0
 """Without one token, before a person is told that the server is waited for."""
-
-
-class Greeter(Client):
-    """A client that remembers whether what it asked last may be answered another time."""
-
-    may_answer_later = False
-
-    async def complete(self, prompt: Prompt) -> Completion | RequestFailure:
-        """As `Client.complete`."""
-        outcome = await super().complete(prompt)
-        self.may_answer_later = (
-            isinstance(outcome, RequestFailure) and outcome.reason not in PERMANENT_FAILURES
-        )
-        return outcome
 
 
 async def unless_stopped(work: Coroutine[Any, Any, ResultT], stop: asyncio.Event) -> ResultT | None:
@@ -51,15 +35,15 @@ async def unless_stopped(work: Coroutine[Any, Any, ResultT], stop: asyncio.Event
 
 
 async def greet(
-    url: str, model: str, greeter: Greeter, timeouts: Timeouts, notice: Callable[[str], None]
+    url: str, model: str, client: Client, timeouts: Timeouts, notice: Callable[[str], None]
 ) -> Seen:
     """What `identify` sees of a server.
 
     Args:
         url: its base.
         model: the name it has to serve.
-        greeter: asks it.
-        timeouts: that the greeter keeps to.
+        client: asks it.
+        timeouts: that the client keeps to.
         notice: told, for a person, that the server is waited for.
 
     Raises:
@@ -72,11 +56,7 @@ async def greet(
     )
     telling = asyncio.get_running_loop().call_later(PATIENCE_S, notice, told)
     try:
-        return await identify(url, model, greeter)
-    except EndpointError as error:
-        if greeter.may_answer_later:
-            raise UnansweredError(str(error)) from error
-        raise
+        return await identify(url, model, client)
     finally:
         telling.cancel()
 

@@ -15,7 +15,7 @@ from fim_eval.errors import EndpointError, StrategyRefusedError, UnansweredError
 from fim_eval.formats import card_of
 from fim_eval.generate import Request, as_decoded
 from fim_eval.journal import AUDIT
-from fim_eval.muster import ClientT, Greeter, greet, none_answers
+from fim_eval.muster import greet, none_answers
 from fim_eval.order import is_audited, shard_of
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
 from fim_eval.recipe import Recipe, prepare
@@ -99,8 +99,8 @@ async def _probe_at(
     timeouts = Timeouts()
     async with open_http(url, api_key, concurrency=len(TASKS), timeouts=timeouts) as http:
 
-        def client(kind: type[ClientT], answers_as: str | None) -> ClientT:
-            return kind(
+        def client(answers_as: str | None) -> Client:
+            return Client(
                 http,
                 model=recipe.model,
                 answers_as=answers_as,
@@ -112,13 +112,13 @@ async def _probe_at(
                 priority=priority,
             )
 
-        seen = await greet(url, recipe.model, client(Greeter, None), timeouts, notice)
+        seen = await greet(url, recipe.model, client(None), timeouts, notice)
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]
         except StrategyRefusedError as error:
             return cannot_be_asked(str(error))
-        ask = client(Client, seen.server.answers_as).complete
+        ask = client(seen.server.answers_as).complete
         outcomes = await asyncio.gather(*map(ask, prompts))
     decoded = [
         as_decoded(outcome, prompt, prepared.tokenizer)
