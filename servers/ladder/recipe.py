@@ -42,6 +42,9 @@ SECOND_TOKENS, SECOND_RATE = 0.1, 0.1
 SECOND_SPM_LINE_END_WEIGHT = 1.0
 """There, in all of it."""
 
+SECOND_UNLIKELIHOOD, ANSWER_TOKENS = 0.1, 40
+"""There, in every step: how much the model's own loops count, in answers of so many tokens."""
+
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""
 

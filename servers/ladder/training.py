@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import random
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from ladder import objective, recipe
+from ladder import loops, objective, recipe
 from ladder.beginning import set_heads, set_tabs
 from ladder.corpus import Corpus, Document
 from ladder.objective import Manner, Rows
@@ -33,6 +34,9 @@ TELL_EVERY = 10
 """Steps."""
 
 HELD_OUT_ROWS = 48
+SMALLEST = 1e-4
+"""Probability of all other tokens, from which on a loop counts no more."""
+
 LOG = "training.jsonl"
 
 
@@ -87,6 +91,7 @@ class Plan:
     calm_from: float = recipe.CALM_FROM
     spm_line_end_weight: float = recipe.SPM_LINE_END_WEIGHT
     manner: Manner = objective.FIRST
+    unlikelihood: float = 0.0
     bfloat16: bool = False
     """Products in bfloat16, those of Muon's iterations too; weights and sums in float32."""
 
@@ -106,6 +111,7 @@ class Plan:
             calm_from=0.0,
             spm_line_end_weight=recipe.SECOND_SPM_LINE_END_WEIGHT,
             manner=objective.SECOND,
+            unlikelihood=recipe.SECOND_UNLIKELIHOOD,
         )
 
 
@@ -139,6 +145,51 @@ def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
         scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none"
     )
     return losses.reshape(len(rows), -1)
+
+
+def loop_loss(
+    model: LlamaForCausalLM, rows: Sequence[Sequence[int]], pieces: Pieces, draw: random.Random
+) -> torch.Tensor | None:
+    """Unlikelihood of the loops that the model falls into when it goes on with rows by itself.
+
+    Of each token that goes on with a loop, minus the logarithm of the probability of any other;
+    their sum over the number of all tokens it answered. None: it fell into none.
+    """
+    prompts = [prompt for row in rows if (prompt := loops.asked(row, pieces, draw))]
+    if not prompts:
+        return None
+    width = max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[EOS] * pad + one for pad, one in zip(padding, prompts, strict=True)])
+    seen = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+    ends = [pieces.eot, EOS]
+    with torch.no_grad():
+        both = model.generate(
+            ids, attention_mask=seen, max_new_tokens=recipe.ANSWER_TOKENS, do_sample=False,
+            eos_token_id=ends, pad_token_id=EOS,
+        )  # fmt: skip
+    answers = both[:, width:]
+    told = [_until(ends, answer) for answer in answers.tolist()]
+    is_loop = torch.zeros(answers.shape, dtype=torch.bool)
+    for number, answer in enumerate(told):
+        is_loop[number, : len(answer)] = torch.tensor(loops.looped(answer), dtype=torch.bool)
+    which = is_loop.any(1)
+    if not which.any():
+        return None
+    seen = torch.cat([seen, torch.ones_like(answers)], 1)[which, :-1]
+    places = (seen.cumsum(1) - 1).clamp(min=0)
+    scores = model(
+        both[which, :-1], attention_mask=seen, position_ids=places, use_cache=False
+    ).logits[:, width - 1 :]
+    chosen = scores.float().softmax(-1).gather(-1, answers[which].unsqueeze(-1)).squeeze(-1)
+    unlikely = -torch.log((1 - chosen).clamp(min=SMALLEST))
+    return (unlikely * is_loop[which]).sum() / sum(map(len, told))
+
+
+def _until(ends: Sequence[int], answer: Sequence[int]) -> list[int]:
+    """An answer without what stands behind its end."""
+    end = next((place for place, one in enumerate(answer) if one in ends), len(answer))
+    return list(answer[: end + 1])
 
 
 class Training:
@@ -192,6 +243,8 @@ class Training:
         counts = torch.tensor([objective.counts_of(row, self.pieces, line_end)[1:] for row in rows])
         loss = (losses_of(self.model, rows) * counts).sum() / counts.sum()
         loss.backward()
+        if self.plan.unlikelihood:
+            self._unlearn_loops(rows)
         share = self._share()
         for optimiser, rate in self.optimisers:
             for group in optimiser.param_groups:
@@ -200,6 +253,14 @@ class Training:
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return float(loss.detach())
+
+    def _unlearn_loops(self, rows: list[list[int]]) -> None:
+        draw = random.Random(f"{self.plan.seed}/loops {self.step}")  # noqa: S311  reproducible
+        self.model.eval()
+        loss = loop_loss(self.model, rows, self.pieces, draw)
+        self.model.train()
+        if loss is not None:
+            (self.plan.unlikelihood * loss).backward()
 
     def _step_of_stage(self) -> int:
         return self.step if self.plan is self.first else self.step - self.first.steps
@@ -406,6 +467,8 @@ def _recipe_of(name: str, plan: Plan) -> dict[str, Any]:
             "calm_from": second.calm_from,
             "spm_line_end_weight": second.spm_line_end_weight,
             **asdict(second.manner),
+            "unlikelihood": second.unlikelihood,
+            "answer_tokens": recipe.ANSWER_TOKENS,
         },
     }
 

@@ -104,6 +104,13 @@ def test_every_size_begins_with_heads_that_copy_and_with_tabs_as_spaces() -> Non
         assert one["rows of tabs that begin as spaces"] == 4
 
 
+def test_a_model_that_repeats_itself_unlearns_it_and_is_not_asked_in_spm() -> None:
+    found = in_the_server_s_environment(Path(__file__).with_name("unlearned_loops.py"), MODEL)
+    assert found["losses"][0] > 0
+    assert found["losses"][-1] is None, "it falls into no loop any more"
+    assert found["of others"] is None
+
+
 def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
     encoder = SentencePieceTokenizer(MODEL / "tokenizer.model")
     problems, _ = load_problems("starter", "all", lambda _: None)

@@ -18,9 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
-from ladder import corpus, objective, overlaps, recipe
+from ladder import corpus, loops, objective, overlaps, recipe
 from ladder.corpus import Document
 from ladder.objective import Manner
 from ladder.pieces import BOS, TABS, VOCABULARY, Pieces, train, with_tabs
@@ -180,6 +181,47 @@ def test_one_document_of_ten_is_shown_twice_if_it_fits_half_of_them_cut_alike() 
         for seed in range(200)
     ]
     assert all(ids.count(BOS) == 1 for ids in second), "the second stage shows none twice"
+
+
+def repeated_before(ids: list[int], period: int) -> int:
+    """How many tokens at the end equal the one that stands `period` before, by hand."""
+    count = 0
+    while count + period < len(ids) and ids[-1 - count] == ids[-1 - count - period]:
+        count += 1
+    return count
+
+
+@given(strategies.lists(strategies.integers(0, 2), max_size=60))
+def test_a_token_goes_on_with_a_loop_if_what_is_repeated_stood_twice_before(ids: list[int]) -> None:
+    assert loops.looped(ids) == [
+        any(
+            repeated_before(ids[: end + 1], period) >= max(2 * period, 6) for period in range(1, 17)
+        )
+        for end in range(len(ids))
+    ]
+
+
+def test_a_loop_begins_with_the_end_of_the_third_copy() -> None:
+    told = loops.looped([*b"x = m ", *b"* m2 " * 5, *b"\n"])
+    assert [place for place, is_loop in enumerate(told) if is_loop] == list(range(19, 31))
+    assert not any(loops.looped([*b"f(a, b)\nf(a, b)\n"])), "twice may be meant"
+    assert not any(loops.looped([*b"[[[[[[]"])), "six brackets are no loop"
+    assert not any(loops.looped(list(range(17)) * 3)), "longer than sixteen"
+    assert sum(loops.looped(list(range(16)) * 3)) == 1
+    assert loops.looped([]) == []
+
+
+def test_a_model_is_asked_for_middles_in_psm_and_for_endings_not_in_spm() -> None:
+    pieces = Pieces(tokenizer().read_bytes())
+    parts = PROGRAM[:20], PROGRAM[20:40], PROGRAM[40:]
+    psm, spm = objective.psm_ids(*parts, pieces), objective.spm_ids(*parts, pieces)
+    plain = [BOS, *pieces.begins(PROGRAM)]
+    assert loops.asked([*psm, *spm], pieces, seeded(0)) == psm[: psm.index(pieces.mid) + 1]
+    assert loops.asked([*spm, *psm], pieces, seeded(0)) == []
+    begun = [loops.asked([*plain, *psm], pieces, seeded(seed)) for seed in range(200)]
+    assert all(one == plain[: len(one)] for one in begun)
+    assert {1, len(plain) - 1} <= set(map(len, begun)) < set(range(1, len(plain)))
+    assert loops.asked([BOS], pieces, seeded(0)) == [BOS]
 
 
 @pytest.mark.parametrize("level", sorted(set(objective.INDENTATIONS)))
@@ -389,6 +431,7 @@ def test_the_embedded_models_are_small_and_share_a_tokenizer_a_text_and_a_recipe
         assert card.parameters == log["parameters"]
         assert log["tokens"] == recipe.TOKENS
         assert log["second"]["tokens"] == recipe.TOKENS * recipe.SECOND_TOKENS
+        assert log["second"]["unlikelihood"] == recipe.SECOND_UNLIKELIHOOD
         assert log["corpus"]["overlaps_removed"] > 0
         tokenizer_bytes = (MODELS / size / "tokenizer.model").read_bytes()
         second = log["second"]["tokenizer_sha256"]
