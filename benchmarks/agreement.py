@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/agreement.py RUN WEIGHTS
 
 RUN is a run directory of an infilling strategy asked by ids, WEIGHTS the folder that the server
-served. Both greedy and in float32, the same ids, the same end. Two answers that part where the best
+served. Both greedy and in float32, the same ids, the same ends: the end token of a middle, or that
+of a sequence, at which servers stop by themselves. Two answers that part where the best
 score is less than `TIE` above the next are a tie, which either way of summing may decide.
 """
 
@@ -49,10 +50,11 @@ def main() -> None:
         build_prompt(task, wording, max_tokens=identity.max_tokens)
         for task in read_tasks(options.run)
     ]
-    asked = [
-        {"ids": one.token_ids, "stop": identity.stop_token_ids[0], "most": one.max_tokens}
-        for one in prompts
+    ends = [
+        *identity.stop_token_ids,
+        json.loads((options.weights / "config.json").read_text())["eos_token_id"],
     ]
+    asked = [{"ids": one.token_ids, "stop": ends, "most": one.max_tokens} for one in prompts]
     done = subprocess.run(  # noqa: S603  our own file
         [options.python, ROOT / "tests" / "integration" / "greedy.py", options.weights],
         input=json.dumps(asked), capture_output=True, text=True, check=False,

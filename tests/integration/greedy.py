@@ -1,6 +1,7 @@
 """Greedy continuations by transformers: `greedy.py FOLDER`, token ids in, token ids out, as JSON.
 
-Runs in the server's environment, in float32. Standard input: a list of {"ids", "stop", "most"}.
+Runs in the server's environment, in float32. Standard input: a list of {"ids", "stop", "most"};
+"stop" is one id or several.
 Standard output: for each, the ids, and how far the best score was above the next at each of them.
 """
 
