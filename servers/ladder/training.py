@@ -92,6 +92,8 @@ class Plan:
     spm_line_end_weight: float = recipe.SPM_LINE_END_WEIGHT
     manner: Manner = objective.FIRST
     unlikelihood: float = 0.0
+    """How much the loops of the model's own answers count beside the loss of the text."""
+
     bfloat16: bool = False
     """Products in bfloat16, those of Muon's iterations too; weights and sums in float32."""
 
@@ -150,7 +152,7 @@ def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
 def loop_loss(
     model: LlamaForCausalLM, rows: Sequence[Sequence[int]], pieces: Pieces, draw: random.Random
 ) -> torch.Tensor | None:
-    """Unlikelihood of the loops that the model falls into when it goes on with rows by itself.
+    """Unlikelihood, in nats, of the loops the model falls into when it goes on with rows by itself.
 
     Of each token that goes on with a loop, minus the logarithm of the probability of any other;
     their sum over the number of all tokens it answered. None: it fell into none.

@@ -41,9 +41,19 @@ def main(folder: Path) -> None:
         counted.append((weight, known.row_of("\t", 2)))
         return counts_of(row, known, weight)
 
+    looked: list[int] = []
+    unlearn = Training._unlearn_loops
+
+    def unlearn_noted(self: Training, rows: list[list[int]]) -> None:
+        looked.append(self.step)
+        unlearn(self, rows)
+
     plan = Plan(Size(layers=2, hidden=96), tokens=6 * 2 * 64, length=64, rows=2)
     training.CHECKPOINT_EVERY_S = -1
-    with mock.patch.object(objective, "counts_of", counts_noted):
+    with (
+        mock.patch.object(objective, "counts_of", counts_noted),
+        mock.patch.object(Training, "_unlearn_loops", unlearn_noted),
+    ):
         train("whole", plan, corpus, tokenizer, folder / "whole")
     advance = Training.advance
     for stop_at in (3, 6, 7):
@@ -70,6 +80,7 @@ def main(folder: Path) -> None:
         "sums": sums,
         "line end counts": [weight for weight, _ in counted[:: plan.rows]],
         "knows tabs": [number > 0 for _, number in counted[:: plan.rows]],
+        "steps that look for loops": looked,
         "tokenizer with tabs is saved": saved == pieces.with_tabs(tokenizer),
         "left": sorted(path.name for path in (folder / "stopped").iterdir()),
     }

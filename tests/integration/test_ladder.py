@@ -53,6 +53,7 @@ def test_a_training_that_was_stopped_gives_the_weights_of_one_that_was_not(tmp_p
     assert whole == stopped
     assert found["line end counts"] == [*[12.0] * 4, *[1.5] * 2, *[1.0] * 2]
     assert found["knows tabs"] == [*[False] * 6, *[True] * 2]
+    assert found["steps that look for loops"] == [6, 7], "of the second stage, all"
     assert found["tokenizer with tabs is saved"]
     assert "SHA256SUMS" in found["left"]
     assert not {"checkpoint.pt", "unfinished"} & set(found["left"])
