@@ -2,16 +2,17 @@
 
 Workers take requests from their server's queue, as many at a time as its limiter lets. A problem
 stays with its server while that one is well and the others have work of their own; a server that
-has none left takes what waits for one that is full, or is waited for itself. What a server that
-stays lost has not begun goes to the others. Knows no task and no file: what came of a prompt is
-handed on.
+has none left takes what waits for one that is full, or is waited for itself, and in the end what a
+lost server has begun, too. What a server that stays lost has not begun goes to the others. Knows no
+task and no file: what came of a prompt is handed on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -22,6 +23,9 @@ from fim_eval.limiter import Limiter
 from fim_eval.supply import Supply
 
 WorkT = TypeVar("WorkT")
+
+RELIEF_S = 1.0
+"""Between two looks for a server that has nothing to do while another is waited for."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,9 @@ class Post(Generic[WorkT]):
     health: Health
     load: Callable[[], Awaitable[tuple[float, float] | None]]
     """Prompts that wait inside the server and that it works on; None where it does not tell."""
+
+    recognise: Callable[[], Coroutine[Any, Any, None]]
+    """Without end, see that the server is who it was; raises what ends the run if it is not."""
 
     queue: Supply[Sequence[WorkT]] = field(default_factory=Supply)
     in_flight: int = 0
@@ -63,11 +70,8 @@ async def work_off(
             hangs would be waited for without end.
     """
     crew = _Crew(posts, clock_s, stop)
-    helpers = [
-        asyncio.create_task(each)
-        for post in posts
-        for each in (post.health.watch(), crew.look_at_queue(post))
-    ]
+    of_each = ((post.health.watch(), crew.look_at_queue(post), post.recognise()) for post in posts)
+    helpers = [asyncio.create_task(each) for each in (crew.relieve(), *chain(*of_each))]
     # Done with the first that fails: nobody who watches a server comes to an end.
     helping = asyncio.gather(*helpers)
     working = asyncio.create_task(crew.work())
@@ -97,6 +101,12 @@ class _Crew(Generic[WorkT]):
         self._stop = stop
         self._lost: dict[str, EndpointError] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._asking: dict[asyncio.Task[None], tuple[Post[WorkT], Sequence[WorkT]]] = {}
+        """By worker."""
+        self._relieved: set[asyncio.Task[None]] = set()
+        """Workers that are to give back what a lost server was asked."""
+        self._given_back: list[Sequence[WorkT]] = []
+        """What they gave back. Once: one that no server outlives has its attempts at the next."""
 
     async def work(self) -> None:
         for post in self._posts:
@@ -107,16 +117,16 @@ class _Crew(Generic[WorkT]):
                 async with asyncio.TaskGroup() as self._group:
                     # Twice: only who has filled the others sees what waits for them.
                     for post in (*self._posts, *self._posts):
-                        self._fill(post, self._group)
+                        self._fill(post)
             except* FimEvalError as several:
                 raise several.exceptions[0] from None
             # Nothing was awaited if no server may be asked now: whoever frees one needs his turn.
             await asyncio.sleep(0.01)
 
-    def _fill(self, post: Post[WorkT], group: asyncio.TaskGroup) -> None:
-        """As many workers as the limit lets."""
-        while (request := self._take(post)) is not None:
-            group.create_task(self._work(post, request, group))
+    def _fill(self, post: Post[WorkT]) -> None:
+        """As many workers as the limit lets; beside another, or the group may be at its end."""
+        while self._group is not None and (request := self._take(post)) is not None:
+            self._group.create_task(self._work(post, request))
 
     def _take(self, post: Post[WorkT]) -> Sequence[WorkT] | None:
         """The next request of a server; None if there is none, or none may be asked now."""
@@ -141,20 +151,34 @@ class _Crew(Generic[WorkT]):
         ]
         return max(busy, key=lambda other: other.in_flight, default=post).queue
 
-    async def _work(
-        self, post: Post[WorkT], first: Sequence[WorkT], group: asyncio.TaskGroup
-    ) -> None:
-        request: Sequence[WorkT] | None = first
-        while request is not None:
-            try:
-                await post.ask(request)
-                post.limiter.answered(len(request), self._clock_s())
-            except EndpointError as error:
-                self._hand_over(post, request, error)
-            finally:
-                post.in_flight -= len(request)
-            request = self._take(post)
-            self._fill(post, group)
+    async def _work(self, post: Post[WorkT], request: Sequence[WorkT] | None) -> None:
+        try:
+            while request is not None:
+                await self._ask(post, request)
+                request = self._take(post)
+                self._fill(post)
+        except BaseException:
+            # All others are told to end, too.
+            self._group = None
+            raise
+
+    async def _ask(self, post: Post[WorkT], request: Sequence[WorkT]) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None  # noqa: S101  for mypy
+        self._asking[worker] = post, request
+        try:
+            await post.ask(request)
+            post.limiter.answered(len(request), self._clock_s())
+        except EndpointError as error:
+            self._hand_over(post, request, error)
+        except asyncio.CancelledError:
+            if worker not in self._relieved or worker.uncancel():
+                raise
+            post.queue.put_back(request)
+        finally:
+            post.in_flight -= len(request)
+            self._relieved.discard(worker)
+            del self._asking[worker]
 
     def _hand_over(self, post: Post[WorkT], request: Sequence[WorkT], error: EndpointError) -> None:
         """What a lost server was to be asked goes to the others.
@@ -169,6 +193,30 @@ class _Crew(Generic[WorkT]):
         post.queue.put_back(request)
         post.queue.leave_to(other.queue for other in others)
 
+    async def relieve(self) -> None:
+        """Have what a lost server has begun asked of one that has nothing to do; without end.
+
+        Not at once: a server that is only started again keeps it.
+        """
+        while True:
+            await asyncio.sleep(RELIEF_S)
+            if not self._asking:
+                continue
+            for post in self._posts:
+                # One that is back has no worker left if it was relieved of all.
+                self._fill(post)
+            if any(self._is_idle(post) for post in self._posts):
+                for worker, (post, request) in self._asking.items():
+                    if post.health.is_long_lost and not _is_in(request, self._given_back):
+                        self._given_back.append(request)
+                        self._relieved.add(worker)
+                        worker.cancel()
+
+    def _is_idle(self, post: Post[WorkT]) -> bool:
+        """Whether it is well, and was asked all that it could be."""
+        is_well = not post.health.is_lost and post.url not in self._lost
+        return is_well and _has_room(post, 1) and not (post.queue or self._waiting_elsewhere(post))
+
     async def look_at_queue(self, post: Post[WorkT]) -> None:
         """Tell the limiter how much waits inside the server; without end, if the server tells."""
         has_told = False
@@ -179,10 +227,14 @@ class _Crew(Generic[WorkT]):
             elif post.queue or self._waiting_elsewhere(post):
                 # With nothing left to ask, the server's load says nothing of the limit.
                 post.limiter.queued(*load, self._clock_s())
-                # Only beside a worker: without one the group may be at its end.
-                if self._group is not None and post.in_flight:
-                    self._fill(post, self._group)
+                if self._asking:
+                    self._fill(post)
             await asyncio.sleep(post.limiter.look_again_s)
+
+
+def _is_in(request: object, requests: Sequence[object]) -> bool:
+    """Whether it is one of them; not whether it equals one."""
+    return any(request is one for one in requests)
 
 
 def _has_room(post: Post[WorkT], prompts: int) -> bool:

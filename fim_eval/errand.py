@@ -110,6 +110,9 @@ class Asker:
             sleep=asyncio.sleep,
         )
         timeouts = errand.timeouts
+        self._errand = errand
+        self._http = http
+        self._clock = listener.clock
         # Under whatever name: `look` compares it. And before all else: a token that has to wait for
         # what others ask says nothing of the server.
         once = client(answers_as=None, timeouts=timeouts.model_copy(update={"attempts": 1}))
@@ -149,6 +152,28 @@ class Asker:
         if streamed:
             return [await self._client.stream(prompts[0])]
         return [*await self._client.complete_all(prompts)]
+
+    async def recognise(self) -> None:
+        """See again and again that the server lists of itself what it did; without end.
+
+        What its answers tell is compared with each of them. This is for what they do not tell, as
+        behind a gateway that turns to another server while none is lost.
+
+        Raises:
+            ServerChangedError: it lists something else.
+        """
+        known_s = self._clock.seconds()
+        while True:
+            await asyncio.sleep(self._errand.timeouts.identity_s)
+            began_s = self._clock.seconds()
+            if changed := await listed_otherwise(self._errand.server, self._http):
+                raise _another(
+                    self._errand.url,
+                    f"{changed}; its answers do not tell, so that those that came after second "
+                    f"{known_s:.0f} of segment {self._errand.segment} may be the other's: remove "
+                    "their lines to have them asked again",
+                )
+            known_s = began_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,11 +394,34 @@ async def look(url: str, before: ServerIdentity, client: Client, look_s: float) 
         ):
             # Nothing else tells the version: it may be another, or a gateway that has to recover.
             return f"its version cannot be read any more: {seen.unread}; it was {before.version}"
-        raise ServerChangedError(
-            f"{url}: is not the server any more that the run began with ({changed}). Restore it "
-            "and run the same command again, or choose another --out"
-        )
+        raise _another(url, changed)
     return None
+
+
+async def listed_otherwise(before: ServerIdentity, http: Http) -> str:
+    """In what a server lists itself otherwise than before, in words; empty if it does not.
+
+    Whatever keeps it from telling is no difference: whoever asks it meets that, too.
+    """
+    try:
+        listing = await list_models(http, has_version=before.version is not None)
+    except EndpointError:
+        return ""
+    if before.model not in listing.roots:
+        return ""
+    now = {
+        "root": listing.roots[before.model],
+        "max_model_len": listing.max_model_lens[before.model],
+        "version": before.version if listing.unread else listing.version,
+    }
+    return difference(before, before.model_copy(update=now))
+
+
+def _another(url: str, changed: str) -> ServerChangedError:
+    return ServerChangedError(
+        f"{url}: is not the server any more that the run began with ({changed}). Restore it and "
+        "run the same command again, or choose another --out"
+    )
 
 
 def difference(one: ServerIdentity, other: ServerIdentity) -> str:

@@ -47,7 +47,7 @@ from fim_eval.journal import (
 )
 from fim_eval.limiter import Limiter
 from fim_eval.lines import sha256_of
-from fim_eval.muster import greet, those_that_answer, unless_stopped
+from fim_eval.muster import those_that_answer, unless_stopped
 from fim_eval.order import Question, is_streamed, replica_of
 from fim_eval.postprocess import continuation
 from fim_eval.recipe import Recipe, prepare
@@ -310,27 +310,15 @@ class _Session:
             )
             for url in urls
         }
-        greetings = [
-            (
-                url,
-                greet(
-                    url,
-                    request.recipe.model,
-                    self._client(http, None),
-                    request.timeouts,
-                    self._notice,
-                ),
-            )
-            for url, http in https.items()
-        ]
-        answering = dict[str, ServerIdentity]()
-        for seen in await those_that_answer(greetings, self._notice):
-            url = str(seen.server.base_url)
-            answering[url] = seen.server
+        model, timeouts = request.recipe.model, request.timeouts
+        clients = {url: self._client(http, None) for url, http in https.items()}
+        heard = await those_that_answer(clients, model, timeouts, timeouts.stall_s, self._notice)
+        for url, seen in heard.items():
             if seen.unread:
                 self._notice(
                     f"{url}: its version could not be read ({seen.unread}); it counts as not told"
                 )
+        answering = {url: seen.server for url, seen in heard.items()}
         (first, identity), *others = answering.items()
         for url, found in others:
             if changed := difference(identity, found):
@@ -383,6 +371,7 @@ class _Session:
             limiter,
             here.health,
             partial(load_of, http),
+            here.recognise,
         )
 
     def begin(self, pending: int) -> None:

@@ -77,6 +77,12 @@ class Health:
         """Whether it is being waited for."""
         return self._recovery is not None
 
+    @property
+    def is_long_lost(self) -> bool:
+        """Whether it has been waited for so long that a single request would be given up."""
+        since_s = self._lost_s
+        return since_s is not None and self._clock_s() - since_s > self._timeouts.overdue_s
+
     async def recovered(self) -> None:
         """Return when the server generates; at once if it does, or if nobody is to wait.
 
@@ -152,8 +158,15 @@ class Health:
         slow soon has all of `request_s`. And what a server still has when it is lost
         and answers nothing any more: one that was told to end waits for those who ask, and its
         engine has ended already (vLLM 0.32: `engine client stopped`, then `Waiting for connections
-        to close`). Runs until it is cancelled.
+        to close`). Runs until it is cancelled; from then on the server is not waited for either.
         """
+        try:
+            await self._watch()
+        finally:
+            if self._recovery is not None:
+                self._recovery.cancel()
+
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(min(self._timeouts.stall_s, self._timeouts.overdue_s) / 4)
             self._give_up_overdue()

@@ -599,6 +599,9 @@ class Timeouts(Record):
     look_s: float = 30.0
     """For that sign of life."""
 
+    identity_s: float = 60.0
+    """Between two readings of what a server lists of itself."""
+
     recovery_s: float = 900.0
     """How long a lost server is waited for; 0: not at all."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from fim_eval.client import Client
 from fim_eval.errand import Clock
-from fim_eval.errors import EndpointError, StrategyRefusedError, UnansweredError
+from fim_eval.errors import EndpointError, StrategyRefusedError
 from fim_eval.formats import card_of
 from fim_eval.generate import Request, as_decoded
 from fim_eval.journal import AUDIT
-from fim_eval.muster import greet, none_answers
+from fim_eval.muster import PATIENCE_S, those_that_answer
 from fim_eval.order import is_audited, shard_of
 from fim_eval.probe import MAX_TOKENS, TASKS, cannot_be_asked, conclude
 from fim_eval.recipe import Recipe, prepare
@@ -84,24 +85,14 @@ async def probe_model(
         TokenizerError: the model's tokenizer is missing, or not the model's.
     """
     recipe = replace(recipe, context="none", max_tokens=MAX_TOKENS)
-    errors: list[UnansweredError] = []
-    for url in base_urls(endpoint):
-        try:
-            return await _probe_at(url, recipe, api_key, priority, notice)
-        except UnansweredError as error:
-            errors.append(error)
-    raise none_answers(errors)
-
-
-async def _probe_at(
-    url: str, recipe: Recipe, api_key: str | None, priority: int, notice: Callable[[str], None]
-) -> Probe:
     timeouts = Timeouts()
-    async with open_http(url, api_key, concurrency=len(TASKS), timeouts=timeouts) as http:
+    async with AsyncExitStack() as stack:
 
-        def client(answers_as: str | None) -> Client:
+        async def client(url: str, answers_as: str | None) -> Client:
             return Client(
-                http,
+                await stack.enter_async_context(
+                    open_http(url, api_key, concurrency=len(TASKS), timeouts=timeouts)
+                ),
                 model=recipe.model,
                 answers_as=answers_as,
                 sampling=Sampling(),
@@ -112,13 +103,15 @@ async def _probe_at(
                 priority=priority,
             )
 
-        seen = await greet(url, recipe.model, client(None), timeouts, notice)
+        clients = {url: await client(url, None) for url in base_urls(endpoint)}
+        heard = await those_that_answer(clients, recipe.model, timeouts, PATIENCE_S, notice)
+        url, seen = next(iter(heard.items()))
         try:
             prepared = prepare(recipe)
             prompts = [prompt for task in TASKS for prompt in prepared.prompts_of(task)]
         except StrategyRefusedError as error:
             return cannot_be_asked(str(error))
-        ask = client(seen.server.answers_as).complete
+        ask = (await client(url, seen.server.answers_as)).complete
         outcomes = await asyncio.gather(*map(ask, prompts))
     decoded = [
         as_decoded(outcome, prompt, prepared.tokenizer)

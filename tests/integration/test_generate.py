@@ -406,7 +406,37 @@ class TestAServerThatHangsAtTheStart:
         assert result.answered == 3
         (told,) = notices
         assert told.startswith(f"{server.endpoint}: no token within 0 s; it may be busy or hang")
-        assert "is waited for up to 63 min" in told
+        assert "is waited for up to 63 min. " in told
+
+    async def test_is_left_out_after_a_while_if_others_answer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fim_eval.muster.PATIENCE_S", 0.1)
+        notices: list[str] = []
+        with FakeServer(delay_s=600.0) as hung, FakeServer(delay_s=0.01) as well:
+            wanted = request(
+                well,
+                tmp_path,
+                made_tasks(20),
+                endpoint=f"{hung.endpoint},{well.endpoint}",
+                timeouts=Timeouts(stall_s=0.4),
+            )
+            running = run(wanted, lambda *_: None, lambda _: None, notice=notices.append)
+            result = await asyncio.wait_for(running, 5)
+            assert (result.answered, len(well.prompts)) == (20, 20)
+        waited, left_out = notices
+        assert "is waited for up to 63 min, or 0 s once another answers. Ctrl-C" in waited
+        assert left_out.startswith(f"{hung.endpoint}: is left out, what it was to be asked goes")
+        assert left_out.endswith("no token within 0 s after others gave one)")
+
+    async def test_is_waited_for_if_it_only_answers_later_than_others(self, tmp_path: Path) -> None:
+        with FakeServer(delay_s=0.3) as late, FakeServer() as quick:
+            both = f"{late.endpoint},{quick.endpoint}"
+            wanted = request(
+                quick, tmp_path, made_tasks(20), endpoint=both, timeouts=Timeouts(stall_s=5.0)
+            )
+            await asyncio.wait_for(ask(wanted), 10)
+            assert late.prompts
 
     async def test_that_answers_soon_is_not_spoken_of(self, tmp_path: Path) -> None:
         notices: list[str] = []
@@ -1092,6 +1122,51 @@ class TestAVersion:
     @pytest.fixture(autouse=True)
     def quickly(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("fim_eval.server.VERSION_PAUSE_S", 0.01)
+
+    @pytest.mark.parametrize(
+        ("other", "value"), [("version", "0.33.0"), ("root", "/models/b"), ("max_model_len", 7)]
+    )
+    async def test_that_changes_while_nothing_is_lost_ends_the_run(
+        self, tmp_path: Path, other: str, value: str | int
+    ) -> None:
+        """As behind a gateway that turns to another server; answers without a fingerprint."""
+        with FakeServer(fingerprint=None, delay_s=0.02) as server:
+
+            def change(_: Outcome) -> None:
+                if len(server.prompts) < 10:
+                    return
+                if other == "version":
+                    server.version = str(value)
+                else:
+                    row = server.right_models().body["data"][0]
+                    server.tell_models = lambda: Reply(200, {"data": [row | {other: value}]})
+
+            timeouts = Timeouts(identity_s=0.1)
+            wanted = request(
+                server, tmp_path, made_tasks(2_000), batch=1, concurrency=4, timeouts=timeouts
+            )
+            with pytest.raises(
+                ServerChangedError,
+                match=rf"not the server any more.*\({other}: .* those that came after second "
+                r"\d+ of segment 0 may be the other's: remove their lines .*\)",
+            ):
+                await asyncio.wait_for(run(wanted, lambda *_: None, change), 10)
+            assert 10 <= len(read_generations(tmp_path)) < 2_000
+
+    async def test_that_cannot_be_read_while_nothing_is_lost_costs_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        with FakeServer(fingerprint=None, delay_s=0.02) as server:
+
+            def fail(_: Outcome) -> None:
+                server.tell_models = lambda: refusal(502, "bad gateway")
+
+            timeouts = Timeouts(identity_s=0.05)
+            wanted = request(
+                server, tmp_path, made_tasks(60), batch=1, concurrency=4, timeouts=timeouts
+            )
+            result = await run(wanted, lambda *_: None, fail)
+        assert (result.answered, result.failures) == (60, Counter())
 
     @staticmethod
     async def looked_at(

@@ -74,6 +74,10 @@ def health(kind: type[Health] = Health) -> Health:
     )
 
 
+async def known() -> None:
+    await asyncio.Event().wait()
+
+
 async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter, list[int]]:
     """Prompts that take so long each; the limiter, and how many were in flight at each sending."""
     flights: list[int] = []
@@ -83,7 +87,7 @@ async def worked_off(told: Told, prompts: int, seconds: float) -> tuple[Limiter,
         await asyncio.sleep(seconds)
 
     limiter = Limiter(1_000, start=4)
-    post = Post("x", ask, limiter, health(), told, Supply([one] for one in range(prompts)))
+    post = Post("x", ask, limiter, health(), told, known, Supply([one] for one in range(prompts)))
     await work_off([post], time.monotonic, asyncio.Event(), 1.0)
     return limiter, flights
 
@@ -133,7 +137,7 @@ async def test_whoever_watches_a_server_and_fails_ends_the_run(broken: str) -> N
 
     watched = health(BrokenWatch if broken == "watch" else Health)
     load = broken_load if broken == "load" else Told(None)
-    post = Post("x", never, Limiter(4, start=4), watched, load, Supply([[1]]))
+    post = Post("x", never, Limiter(4, start=4), watched, load, known, Supply([[1]]))
     asking = work_off([post], time.monotonic, asyncio.Event(), 1.0)
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(asking, 2.0)
@@ -148,7 +152,7 @@ class Server:
         self.asked: list[str] = []
         self._seconds = seconds
         self.post = Post(
-            name, self._ask, Limiter(4, start=4), health_ or health(), Told(None),
+            name, self._ask, Limiter(4, start=4), health_ or health(), Told(None), known,
             Supply([f"{name}{number}"] for number in range(prompts)),
         )  # fmt: skip
 
@@ -218,3 +222,88 @@ async def test_others_have_their_turn_while_no_server_may_be_asked() -> None:
     turning.cancel()
     assert len(lost.asked) == 2
     assert turns_s[0] < back_s
+
+
+class LongLost(Health):
+    """Of a server that is lost until `back_s`, and not for a moment only."""
+
+    back_s = 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        return time.monotonic() < self.back_s
+
+    @property
+    def is_long_lost(self) -> bool:
+        return self.is_lost
+
+
+class Dying(Server):
+    """A server that is lost with its first request, for so many seconds."""
+
+    def __init__(self, name: str, prompts: int, lost_s: float) -> None:
+        self.health = health(LongLost)
+        assert isinstance(self.health, LongLost)
+        self._lost_s = lost_s
+        super().__init__(name, prompts, 0.01, self.health)
+
+    async def _ask(self, request: Sequence[str]) -> None:
+        if not self.asked:
+            self.health.back_s = time.monotonic() + self._lost_s  # type: ignore[attr-defined]
+        await super()._ask(request)
+        await asyncio.sleep(self.health.back_s - time.monotonic())  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fim_eval.crew.RELIEF_S", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_a_lost_server_has_begun_goes_to_one_that_has_nothing_to_do() -> None:
+    idle, lost = Server("idle", 8, 0.01), Dying("lost", 8, 30.0)
+    await asyncio.wait_for(work_off_all(idle, lost), 5.0)
+    assert lost.asked == [f"lost{number}" for number in range(4)]
+    assert sorted(idle.asked) == sorted(f"{name}{n}" for name in ("idle", "lost") for n in range(8))
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_a_lost_server_has_begun_stays_with_it_while_the_others_have_work() -> None:
+    busy, lost = Server("busy", 40, 0.1), Dying("lost", 4, 0.5)
+    await work_off_all(busy, lost)
+    assert lost.asked[:4] == [f"lost{number}" for number in range(4)]
+    assert not {one for one in busy.asked if one.startswith("lost")}
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_is_taken_from_one_lost_server_is_not_taken_from_the_next() -> None:
+    """Or a prompt that no server outlives would end them all in turn, for ever."""
+    first, second = Dying("first", 1, 30.0), Dying("second", 0, 0.4)
+    third = Server("third", 0, 0.01)
+    third.post.health = first.health
+    await asyncio.wait_for(work_off_all(first, second, third), 5.0)
+    assert (first.asked, second.asked, third.asked) == (["first0"], ["first0"], [])
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_server_that_is_back_is_asked_again_though_it_was_relieved_of_all() -> None:
+    idle, lost = Server("idle", 0, 1.0), Dying("lost", 4, 0.3)
+    idle.post.limiter.limit = 1
+    await work_off_all(idle, lost)
+    asked = [f"lost{number}" for number in range(4)]
+    assert lost.asked[:4] == asked
+    assert len(idle.asked) == 1
+    assert sorted(lost.asked[4:] + idle.asked) == asked
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_run_that_is_stopped_waits_for_no_request_that_was_taken_from_a_lost_server() -> (
+    None
+):
+    slow, lost = Server("slow", 0, 30.0), Dying("lost", 2, 30.0)
+    stop = asyncio.Event()
+    asking = asyncio.create_task(work_off([slow.post, lost.post], time.monotonic, stop, 0.1))
+    await asyncio.sleep(0.5)
+    assert len(slow.asked) == 2
+    stop.set()
+    await asyncio.wait_for(asking, 2.0)

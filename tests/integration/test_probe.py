@@ -204,6 +204,20 @@ class TestSeveralServers:
         assert len(one.prompts) > len(TASKS)
         assert len(other.prompts) > 0
 
+    def test_of_which_the_first_hangs_are_probed_at_the_next(
+        self,
+        in_process: InProcess,
+        servers: tuple[FakeServer, FakeServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        one, other = servers
+        one.delay_s = 600.0
+        monkeypatch.setattr("fim_eval.study.PATIENCE_S", 0.2)
+        done = in_process(*probe_words(in_process.folder, one.endpoint, other.endpoint))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("m, fim-psm: infills\n")
+        assert len(other.prompts) == len(TASKS)
+
     @pytest.mark.parametrize("dead", ["stopped", "loading", "engine"])
     def test_are_probed_at_the_first_that_answers(
         self,
