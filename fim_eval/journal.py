@@ -18,12 +18,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -31,7 +28,7 @@ from pydantic import TypeAdapter, ValidationError
 from fim_eval.errors import RunDirectoryError
 from fim_eval.lines import (
     AppendFile,
-    FolderLock,
+    OwnedFolder,
     create,
     create_lines,
     create_pieces,
@@ -180,41 +177,14 @@ class Outcomes:
         return None if isinstance(found, RequestFailure) else found
 
 
-class RunDirectory:
+class RunDirectory(OwnedFolder):
     """A run directory opened for writing by this process alone. A context manager."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is touched before the context is entered."""
-        self.path = path
-        self._lock = FolderLock(path)
         self._generations = AppendFile(path / GENERATIONS)
         self._limits = AppendFile(path / LIMITS)
-
-    def __enter__(self) -> Self:
-        """Create the folder if need be, and lock it.
-
-        Raises:
-            RunDirectoryError: it cannot be written, or another process is using it.
-        """
-        self._lock.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the folder; what was appended is on disk.
-
-        Raises:
-            RunDirectoryError: it may not be; the folder is released all the same.
-        """
-        with ExitStack() as stack:
-            # One after the other, whatever becomes of the first.
-            stack.callback(self._lock.__exit__, kind, error, trace)
-            stack.callback(self._limits.close)
-            stack.callback(self._generations.close)
+        super().__init__(path, self._limits, self._generations)
 
     def claim(
         self,

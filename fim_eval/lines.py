@@ -16,6 +16,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -61,12 +62,13 @@ def json_of(record: Record) -> bytes:
     return orjson.dumps(vars(record), default=vars)
 
 
-class FolderLock:
-    """A folder that this process alone writes to. A context manager."""
+class OwnedFolder:
+    """A folder that this process alone writes to, and files in it. A context manager."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is touched before the context is entered."""
+    def __init__(self, path: Path, *files: AppendFile) -> None:
+        """Nothing is touched before the context is entered; the files are closed with it."""
         self.path = path
+        self._files = files
 
     def __enter__(self) -> Self:
         """Create the folder if need be, and lock it.
@@ -103,7 +105,20 @@ class FolderLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the folder; remove it, if it was made for this and nothing has come into it."""
+        """Release the folder; remove it, if it was made for this and nothing has come into it.
+
+        What was appended to its files is on disk.
+
+        Raises:
+            RunDirectoryError: it may not be; the folder is released all the same.
+        """
+        with ExitStack() as stack:
+            # One after the other, whatever becomes of the first.
+            stack.callback(self._release)
+            for file in self._files:
+                stack.callback(file.close)
+
+    def _release(self) -> None:
         if self._is_new and [entry.name for entry in self.path.iterdir()] == [LOCK]:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)

@@ -9,15 +9,13 @@ They stand in a run directory, or wherever programs from elsewhere are judged.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pydantic import TypeAdapter
 
 from fim_eval.errors import RunDirectoryError
-from fim_eval.lines import AppendFile, FolderLock, read_lines
+from fim_eval.lines import AppendFile, OwnedFolder, read_lines
 from fim_eval.records import JudgeRules, JudgeSession, ReferenceRun, Verdict
 from fim_eval.words import NO_VERDICT
 
@@ -28,15 +26,14 @@ VERDICTS = "verdicts.jsonl"
 _AGAIN = "remove that line to judge it again"
 
 
-class VerdictFolder:
+class VerdictFolder(OwnedFolder):
     """A folder opened for judging by this process alone. A context manager."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is touched before the context is entered."""
-        self.path = path
-        self._lock = FolderLock(path)
         self._references = AppendFile(path / REFERENCES)
         self._verdicts = AppendFile(path / VERDICTS)
+        super().__init__(path, self._verdicts, self._references)
 
     def __enter__(self) -> Self:
         """Create the folder if need be, lock it, and read what it holds.
@@ -44,31 +41,14 @@ class VerdictFolder:
         Raises:
             RunDirectoryError: it cannot be written, is in use, or is damaged.
         """
-        self._lock.__enter__()
+        super().__enter__()
         try:
             self.references = read_references(self.path)
             self.verdicts = read_verdicts(self.path)
         except RunDirectoryError:
-            self._lock.__exit__(None, None, None)
+            self.__exit__(None, None, None)
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the folder; what was appended is on disk.
-
-        Raises:
-            RunDirectoryError: it may not be; the folder is released all the same.
-        """
-        with ExitStack() as stack:
-            # One after the other, whatever becomes of the first.
-            stack.callback(self._lock.__exit__, kind, error, trace)
-            stack.callback(self._verdicts.close)
-            stack.callback(self._references.close)
 
     def begin_session(self, session: JudgeSession) -> None:
         """Note that a session of judging begins.
