@@ -52,14 +52,14 @@ class Merged:
     answered: int
     verdicts: int
     audits: tuple[Path, ...]
-    """Of parts, left where they are: each is a whole run, of tasks of that part alone."""
+    """Of parts, left where they are, because not all parts have one."""
 
 
 def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
     """Write the run that the parts are of to a new directory; they stay as they are.
 
     Sessions are numbered anew, in the order of the parts. Verdicts come along where all parts were
-    judged under the same rules; audits do not.
+    judged under the same rules, audits where all parts have one.
 
     Args:
         parts: run directories of the same run: `--shard` 1/N to N/N.
@@ -105,6 +105,11 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
     read_problems(unfinished)
     answered = read_standing(unfinished).answered(whole.identity.strategy)
     verdicts = _merge_verdicts(parts, unfinished)
+    audits = [part / AUDIT for part in parts if has_manifest(part / AUDIT)]
+    if len(audits) == len(parts):
+        # Shards of one run, too: of the whole run's audit.
+        merge_runs(audits, unfinished / AUDIT)
+        audits = []
     try:
         unfinished.rename(out)
     except OSError as error:
@@ -112,8 +117,7 @@ def merge_runs(parts: Sequence[Path], out: Path) -> Merged:
             f"{out}: cannot take the merged run ({error.strerror}), which is in {unfinished}; "
             "name a new folder with --out"
         ) from error
-    audits = tuple(part / AUDIT for part in parts if has_manifest(part / AUDIT))
-    return Merged(tasks, answered, verdicts, audits)
+    return Merged(tasks, answered, verdicts, tuple(audits))
 
 
 def _check_complete(parts: Sequence[Path], manifests: Sequence[RunManifest]) -> None:

@@ -123,13 +123,15 @@ async def probe_model(
 
 
 def audited(request: Request, share: float) -> list[InfillTask]:
-    """The part of a request's tasks that is asked again."""
+    """The part of the whole suite's tasks that is asked again, by whichever shard they are of."""
+    tasks = islice(request.tasks, request.limit)
+    return [task for task in tasks if is_audited(task.task_id, share)]
+
+
+def asks(request: Request, task: InfillTask) -> bool:
+    """Whether a task is of the shard that a request asks."""
     part, parts = request.shard or (1, 1)
-    return [
-        task
-        for task in islice(request.tasks, request.limit)
-        if is_audited(task.task_id, share) and shard_of(task.problem_id, parts) == part
-    ]
+    return shard_of(task.problem_id, parts) == part
 
 
 def audit_of(request: Request, tasks: Sequence[InfillTask]) -> Request:

@@ -34,8 +34,8 @@ def merge(
     )
     if merged.audits:
         say(
-            f"left where they are: {', '.join(map(str, merged.audits))}; an audit of a part is not "
-            f"put together. The command of the run without --shard, with --audit and --out {out}, "
-            "asks one of the whole"
+            f"left where they are: {', '.join(map(str, merged.audits))}; audits are put together "
+            "if all parts have one. The command of the run without --shard, with --audit and "
+            f"--out {out}, asks one of the whole"
         )
     raise typer.Exit(UNRESOLVED if merged.answered < merged.tasks else 0)

@@ -155,7 +155,7 @@ async def ask(
 ) -> RunResult | None:
     """Run one request, and a share of it once more; None if it was stopped before that began."""
     from fim_eval.muster import unless_stopped
-    from fim_eval.study import audit_of, audited
+    from fim_eval.study import asks, audit_of, audited
 
     if probe_first:
         known = await unless_stopped(probed(request), stop)
@@ -166,12 +166,13 @@ async def ask(
     tasks = audited(request, audit) if audit else []
     if not tasks:
         return result
+    own = sum(asks(request, task) for task in tasks)
     if stop.is_set():
         # Not looked at: what an earlier session has of them, the next one sees.
-        return replace(result, unaudited=len(tasks))
+        return replace(result, unaudited=own)
     again = audit_of(request, tasks)
     name = name_of(request)
-    say(f"{name}: {len(tasks)} tasks once more, {again.concurrency} in flight: what changes?")
+    say(f"{name}: {own} tasks once more, {again.concurrency} in flight: what changes?")
     second = await ask_once(again, begin(f"{name}, again"), stop)
     return replace(result, unaudited=second.unresolved)
 

@@ -877,6 +877,46 @@ class TestShards:
         assert not (tmp_path / "whole" / "audit").exists()
         assert (parts[1] / "audit").exists()
 
+    def test_with_an_audit_each_have_the_whole_run_s_when_merged(self, tmp_path: Path) -> None:
+        file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(40))
+        with FakeServer() as server:
+            words = (
+                "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr",
+                "--endpoint", server.endpoint, "--audit", "40%", "--out",
+            )  # fmt: skip
+            alone = fim_eval(*words, "alone", cwd=tmp_path)
+            parts = [fim_eval(*words, n, "--shard", f"{n}/2", cwd=tmp_path) for n in ("1", "2")]
+            done = fim_eval("merge", "1", "2", "--out", "whole", cwd=tmp_path)
+            asked = len(server.prompts)
+            again = fim_eval(*words, "whole", cwd=tmp_path)
+            assert len(server.prompts) == asked
+        for one in (alone, *parts, done, again):
+            assert one.returncode == 0, one.stderr
+        assert "left where they are" not in done.stderr
+        merged, whole = (tmp_path / name / "audit" for name in ("whole", "alone"))
+        assert read_manifest(merged).identity == read_manifest(whole).identity
+        assert list(read_tasks(merged)) == list(read_tasks(whole)) != []
+        assert {one.task_id for one in completions(merged)} == {
+            one.task_id for one in completions(whole)
+        }
+        told = [one.stderr.partition(" tasks once more")[0].split()[-1] for one in (alone, *parts)]
+        total, first, second = map(int, told)
+        assert first + second == total == len(list(read_tasks(whole)))
+
+    def test_of_an_audit_that_has_none_of_a_part_s_tasks_are_merged(self, tmp_path: Path) -> None:
+        file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(20))
+        with FakeServer() as server:
+            words = (
+                "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr",
+                "--endpoint", server.endpoint, "--audit", "5%", "--out",
+            )  # fmt: skip
+            parts = [fim_eval(*words, n, "--shard", f"{n}/4", cwd=tmp_path) for n in "1234"]
+        assert any(" 0 tasks once more" in one.stderr for one in parts)
+        done = fim_eval("merge", *"1234", "--out", "whole", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        held = list(read_tasks(tmp_path / "whole" / "audit"))
+        assert held == [task for task in made_tasks(20) if is_audited(task.task_id, 0.05)] != []
+
     async def test_have_a_folder_each(self, tmp_path: Path) -> None:
         with FakeServer() as server:
             await ask(request(server, tmp_path, made_tasks(20), shard=(1, 2)))
