@@ -20,8 +20,9 @@ from fim_eval.records import Timeouts
 LONGEST_DETAIL = 500
 """Characters of a server's message that are kept."""
 
-CONNECTIONS_TO_LOOK = 2
-"""More than there are requests: for a sign of life and `/metrics` when all others wait."""
+CONNECTIONS_TO_LOOK = 3
+"""More than there are requests: for a sign of life, `/metrics` and what a server lists of itself,
+when all others wait."""
 
 
 def base_urls(endpoint: str) -> list[str]:

@@ -1193,6 +1193,21 @@ class TestAVersion:
                 await asyncio.wait_for(run(wanted, lambda *_: None, change), 10)
             assert 10 <= len(read_generations(tmp_path)) < 2_000
 
+    async def test_that_changes_while_every_request_waits_ends_the_run(
+        self, tmp_path: Path
+    ) -> None:
+        with FakeServer(fingerprint=None) as server:
+
+            def turn_to_another(_: Outcome) -> None:
+                server.version, server.delay_s = "0.33.0", 600.0
+
+            timeouts = Timeouts(identity_s=0.1)
+            wanted = request(
+                server, tmp_path, made_tasks(20), batch=1, concurrency=1, timeouts=timeouts
+            )
+            with pytest.raises(ServerChangedError, match=r"version: 0\.32\.0 there, 0\.33\.0 here"):
+                await asyncio.wait_for(run(wanted, lambda *_: None, turn_to_another), 10)
+
     async def test_that_cannot_be_read_while_nothing_is_lost_costs_nothing(
         self, tmp_path: Path
     ) -> None:
