@@ -151,3 +151,35 @@ async def test_a_server_that_is_another_while_nothing_is_answered_ends_what_it_w
             await asyncio.wait_for(wait(health, 5.0), 2.0)
         with pytest.raises(ServerChangedError):
             await health.recovered()
+
+
+async def test_a_server_is_long_lost_once_a_request_would_be_given_up() -> None:
+    async def refused() -> str:
+        return "connection refused"
+
+    async with watching(overdue_s=0.3, look=refused) as health:
+        lost = asyncio.create_task(health.recovered())
+        await asyncio.sleep(0.1)
+        assert (health.is_lost, health.is_long_lost) == (True, False)
+        await asyncio.sleep(0.3)
+        assert (health.is_lost, health.is_long_lost) == (True, True)
+        lost.cancel()
+
+
+async def test_a_server_that_is_not_watched_any_more_is_not_waited_for_either() -> None:
+    looks = 0
+
+    async def refused() -> str:
+        nonlocal looks
+        looks += 1
+        return "connection refused"
+
+    async with watching(overdue_s=9.0, look=refused) as health:
+        lost = asyncio.create_task(health.recovered())
+        await asyncio.sleep(0.1)
+        lost.cancel()
+        await asyncio.wait({lost})
+        assert health.is_lost, "whoever waited is gone, the server is still lost"
+    await asyncio.sleep(0)
+    assert not health.is_lost
+    assert looks == 1
