@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from fim_eval.crew import Post, load_of, work_off
+from fim_eval.errors import RunDirectoryError
 from fim_eval.health import Health
 from fim_eval.limiter import Limiter
 from fim_eval.records import Timeouts
@@ -295,6 +296,26 @@ async def test_a_server_that_is_back_is_asked_again_though_it_was_relieved_of_al
     assert len(idle.asked) == 1
     assert sorted(lost.asked[4:] + idle.asked) == asked
     await working
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_ends_a_run_is_told_though_others_are_slow_to_end() -> None:
+    """Nobody is asked any more meanwhile, or the end would be hidden by another error."""
+    slow = Server("slow", 8, 0.01)
+
+    async def ask(request: Sequence[str]) -> None:
+        if request == ["slow0"]:
+            await asyncio.sleep(0.1)
+            raise RunDirectoryError("the disk is full")
+        try:
+            await asyncio.sleep(30.0)
+        finally:
+            slow.post.limiter.limit = 8
+            await asyncio.sleep(0.3)
+
+    slow.post.ask = ask
+    with pytest.raises(RunDirectoryError):
+        await asyncio.wait_for(work_off_all(slow), 5.0)
 
 
 @pytest.mark.usefixtures("soon")
