@@ -103,8 +103,10 @@ class _Crew(Generic[WorkT]):
         self._group: asyncio.TaskGroup | None = None
         self._asking: dict[asyncio.Task[None], tuple[Post[WorkT], Sequence[WorkT]]] = {}
         """By worker."""
+
         self._relieved: set[asyncio.Task[None]] = set()
         """Workers that are to give back what a lost server was asked."""
+
         self._given_back: list[Sequence[WorkT]] = []
         """What they gave back. Once: one that no server outlives has its attempts at the next."""
 

@@ -795,6 +795,14 @@ async def test_prompts_of_a_problem_come_together_and_those_that_begin_alike_sid
     ]
 
 
+def audited_words(file: Path, server: FakeServer, share: str) -> tuple[str | Path, ...]:
+    """Of a command that asks a share again; where to is left to be named."""
+    return (
+        "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr",
+        "--endpoint", server.endpoint, "--audit", share, "--out",
+    )  # fmt: skip
+
+
 class TestShards:
     async def test_of_a_run_make_the_run(self, tmp_path: Path) -> None:
         tasks = made_tasks(40)
@@ -880,10 +888,7 @@ class TestShards:
     def test_with_an_audit_each_have_the_whole_run_s_when_merged(self, tmp_path: Path) -> None:
         file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(40))
         with FakeServer() as server:
-            words = (
-                "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr",
-                "--endpoint", server.endpoint, "--audit", "40%", "--out",
-            )  # fmt: skip
+            words = audited_words(file, server, "40%")
             alone = fim_eval(*words, "alone", cwd=tmp_path)
             parts = [fim_eval(*words, n, "--shard", f"{n}/2", cwd=tmp_path) for n in ("1", "2")]
             done = fim_eval("merge", "1", "2", "--out", "whole", cwd=tmp_path)
@@ -906,10 +911,7 @@ class TestShards:
     def test_of_an_audit_that_has_none_of_a_part_s_tasks_are_merged(self, tmp_path: Path) -> None:
         file = write_tasks(tmp_path / "tasks.jsonl", made_tasks(20))
         with FakeServer() as server:
-            words = (
-                "run", "--tasks", file, "--model", "fake-model", "--strategy", "lr",
-                "--endpoint", server.endpoint, "--audit", "5%", "--out",
-            )  # fmt: skip
+            words = audited_words(file, server, "5%")
             parts = [fim_eval(*words, n, "--shard", f"{n}/4", cwd=tmp_path) for n in "1234"]
         assert any(" 0 tasks once more" in one.stderr for one in parts)
         done = fim_eval("merge", *"1234", "--out", "whole", cwd=tmp_path)
