@@ -23,6 +23,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from ladder import loops, objective, recipe
+from ladder.attention import BLOCKS
 from ladder.beginning import set_heads, set_tabs
 from ladder.corpus import Corpus, Document
 from ladder.objective import Manner, Rows
@@ -133,6 +134,7 @@ def new_model(plan: Plan, pieces: Pieces) -> LlamaForCausalLM:
             bos_token_id=BOS,
             eos_token_id=EOS,
             tie_word_embeddings=True,
+            attn_implementation=BLOCKS if plan.bfloat16 else "sdpa",
         )
     )
     set_heads(model, pieces)
@@ -142,11 +144,12 @@ def new_model(plan: Plan, pieces: Pieces) -> LlamaForCausalLM:
 def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
     """Of all tokens but the first of each row, in nats: (rows, length - 1)."""
     ids = torch.tensor(rows)
-    scores = model(ids[:, :-1], use_cache=False).logits
-    losses = functional.cross_entropy(
-        scores.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1), reduction="none"
-    )
-    return losses.reshape(len(rows), -1)
+    states = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+    losses = [  # a row at a time: scores of all would leave the processor's cache
+        functional.cross_entropy(model.lm_head(one), targets, reduction="none")
+        for one, targets in zip(states, ids[:, 1:], strict=True)
+    ]
+    return torch.stack(losses)
 
 
 def loop_loss(

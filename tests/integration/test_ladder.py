@@ -105,6 +105,15 @@ def test_every_size_begins_with_heads_that_copy_and_with_tabs_as_spaces() -> Non
         assert one["rows of tabs that begin as spaces"] == 4
 
 
+def test_attention_in_blocks_is_torch_s_own_and_leaves_no_trace() -> None:
+    found = in_the_server_s_environment(Path(__file__).with_name("attended_in_blocks.py"), MODEL)
+    assert found["attention"] == {"blocks": "blocks", "sdpa": "sdpa"}
+    for which in ("values and gradients", "losses", "losses of all rows at once", "padded"):
+        assert found[which] < 1e-4, which
+    assert found["answers are the same"]
+    assert not found["named in what is saved"], "vLLM knows no such attention"
+
+
 def test_a_model_that_repeats_itself_unlearns_it_and_is_not_asked_in_spm() -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("unlearned_loops.py"), MODEL)
     assert found["losses"][0] > 0
