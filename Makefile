@@ -10,7 +10,7 @@ SERVER_VENV := .venv-server
 BIN := $(VENV)/bin
 SMOLLM2 := .cache/smollm2-135m
 LADDER := .cache/ladder
-EMBEDDED := 0.75m 1.5m
+EMBEDDED := 1m 2m
 DEMO := runs/demo
 AXE := .cache/axe-core/axe.min.js
 AXE_VERSION := 4.14.1
@@ -138,15 +138,15 @@ serve-qwen2.5-coder-7b: $(SERVER_VENV)/ready ## Serve Qwen2.5-Coder 7B on port 8
 	$(strip $(call serve,qwen2.5-coder-7b))
 serve-smollm2: $(SMOLLM2)/config.json ## Serve the embedded SmolLM2-135M on port 8135 (CPU)
 	$(strip $(call serve,smollm2))
-.PHONY: serve-ladder-0.75m serve-ladder-1.5m serve-ladder-4.5m serve-ladder-10m
-serve-ladder-0.75m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 0.75 M parameters on port 8201 (CPU)
-	$(strip $(call serve,ladder-0.75m))
-serve-ladder-1.5m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 1.5 M parameters on port 8202 (CPU)
-	$(strip $(call serve,ladder-1.5m))
-serve-ladder-4.5m: $(LADDER)/4.5m/config.json ## Serve the ladder model of 4.5 M parameters on port 8203 (CPU)
-	$(strip $(call serve,ladder-4.5m))
-serve-ladder-10m: $(LADDER)/10m/config.json ## Serve the ladder model of 10 M parameters on port 8204 (CPU)
-	$(strip $(call serve,ladder-10m))
+.PHONY: serve-ladder-1m serve-ladder-2m serve-ladder-4m serve-ladder-8m
+serve-ladder-1m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 0.9 M parameters on port 8201 (CPU)
+	$(strip $(call serve,ladder-1m))
+serve-ladder-2m: $(SERVER_VENV)/ready ## Serve the embedded ladder model of 1.9 M parameters on port 8202 (CPU)
+	$(strip $(call serve,ladder-2m))
+serve-ladder-4m: $(LADDER)/4m/config.json ## Serve the ladder model of 4.0 M parameters on port 8203 (CPU)
+	$(strip $(call serve,ladder-4m))
+serve-ladder-8m: $(LADDER)/8m/config.json ## Serve the ladder model of 7.5 M parameters on port 8204 (CPU)
+	$(strip $(call serve,ladder-8m))
 
 # Memory is kept between steps, not given back and zeroed again: faster (servers/ladder/README.md).
 ladder = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
@@ -154,7 +154,7 @@ ladder = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
   $(SERVER_VENV)/bin/python -m ladder --out $(LADDER) $(call option,--tokens,TOKENS)
 
 .PHONY: ladder ladder-embed ladder-overlaps
-ladder: $(SERVER_VENV)/ready ## Train the ladder, or what is missing of it: SIZES="0.75m 1.5m 4.5m 10m" TOKENS=N
+ladder: $(SERVER_VENV)/ready ## Train the ladder, or what is missing of it: SIZES="1m 2m 4m 8m" TOKENS=N
 	$(ladder) $(SIZES)
 $(LADDER)/%/config.json: | $(SERVER_VENV)/ready
 	$(ladder) $*

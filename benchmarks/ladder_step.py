@@ -1,6 +1,6 @@
 """How long a step of the ladder's training takes: attention in blocks beside torch's own.
 
-    PYTHONPATH=servers .venv-server/bin/python benchmarks/ladder_step.py [--size 10m] [--threads 1]
+    PYTHONPATH=servers .venv-server/bin/python benchmarks/ladder_step.py [--size 8m] [--threads 1]
 
 Both in turn, on the same rows of the standard library; medians over all steps. Prints JSON.
 """
@@ -27,7 +27,7 @@ DOCUMENT = 600
 def main() -> None:
     """Time steps and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", default="10m", choices=recipe.SIZES)
+    parser.add_argument("--size", default="8m", choices=recipe.SIZES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of each in one round")

@@ -149,10 +149,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "google/codegemma-7b": _plain((28, 3072, 24576, 16, 16), 256_000, head=256, tied=True),
     "mistralai/Codestral-22B-v0.1": _plain((56, 6144, 16384, 48, 8), 32_768),
     "HuggingFaceTB/SmolLM2-135M-Instruct": _plain((30, 576, 1536, 9, 3), 49_152, tied=True),
-    "fim-eval/ladder-0.75m": _plain((5, 96, 256, 3, 3), 2_048, tied=True),
-    "fim-eval/ladder-1.5m": _plain((4, 160, 416, 5, 5), 2_048, tied=True),
-    "fim-eval/ladder-4.5m": _plain((5, 256, 672, 8, 8), 2_048, tied=True),
-    "fim-eval/ladder-10m": _plain((6, 352, 928, 11, 11), 2_048, tied=True),
+    "fim-eval/ladder-1m": _plain((5, 96, 256, 3, 3), 4_096, tied=True),
+    "fim-eval/ladder-2m": _plain((4, 160, 416, 5, 5), 4_096, tied=True),
+    "fim-eval/ladder-4m": _plain((5, 224, 608, 7, 7), 4_096, tied=True),
+    "fim-eval/ladder-8m": _plain((5, 320, 864, 10, 10), 4_096, tied=True),
 }
 """By the model's id on the hub."""
 

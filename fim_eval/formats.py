@@ -208,7 +208,7 @@ def _ladder(size: str, parameters: int) -> ModelCard:
     return ModelCard(
         model_id=f"fim-eval/ladder-{size}",
         parameters=parameters,
-        vocabulary=2_048,
+        vocabulary=4_096,
         infills="yes",
         source="servers/ladder/README.md: trained here, 9 of 10 documents with infilling",
         format=LADDER,
@@ -272,10 +272,10 @@ MODEL_CARDS: tuple[ModelCard, ...] = (
         bos_id=None,
         revision=None,
     ),
-    _ladder("0.75m", 750_624),
-    _ladder("1.5m", 1_537_440),
-    _ladder("4.5m", 4_418_304),
-    _ladder("10m", 9_578_976),
+    _ladder("1m", 947_232),
+    _ladder("2m", 1_865_120),
+    _ladder("4m", 3_966_368),
+    _ladder("8m", 7_509_440),
 )  # fmt: skip
 
 

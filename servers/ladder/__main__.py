@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
-        help="multiply in bfloat16; by default from 4.5m on, where the processor does",
+        help="multiply in bfloat16; by default from 2m on, where the processor does",
     )
     options = parser.parse_args()
     unknown = set(options.sizes) - set(recipe.SIZES)

@@ -1,7 +1,7 @@
 """Causal attention as plain products of blocks, for rows of a few hundred tokens on the CPU.
 
-In bfloat16 torch's own kernel takes twice as long here, most of it backward. What no block may see
-is left out by slicing, but for the triangle of the last block.
+In bfloat16 torch's own kernel takes twice as long here, most of it backward. What comes after a
+block is left out by slicing; what else a place may not see, by a mask.
 """
 
 from __future__ import annotations
@@ -19,16 +19,29 @@ BLOCKS = "blocks"
 BLOCK = 192
 """Queries of a block."""
 
+UNSEEN = -1e4
+"""Added to the score of a place that is not seen. Finite, since padding sees none at all."""
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """What each place takes from itself and those before it; all (rows, heads, places, columns)."""
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
+    """What each place takes from those it sees, all (rows, heads, places, columns).
+
+    Args:
+        query: of each place.
+        key: as query; both are brought to the type of value.
+        value: what is taken.
+        seen: (rows or 1, heads or 1, places, places), of bool; never a place that comes after.
+    """
     query = (query * query.shape[-1] ** -0.5).to(value.dtype)
     key = key.to(value.dtype).transpose(-1, -2)
+    unseen = torch.zeros(seen.shape, dtype=value.dtype).masked_fill_(~seen, UNSEEN)
     taken = []
     for first in range(0, query.shape[-2], BLOCK):
         last = min(first + BLOCK, query.shape[-2])
         scores = query[..., first:last, :] @ key[..., :last]
-        scores += torch.full((last - first, last), float("-inf")).triu(first + 1).to(scores.dtype)
+        scores += unseen[..., first:last, :last]
         taken.append(scores.softmax(-1) @ value[..., :last, :])
     return torch.cat(taken, dim=-2)
 
@@ -41,9 +54,9 @@ def _forward(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers asks for it; what is padded, or goes on from a cache, is torch's own."""
-    if attention_mask is None and query.shape[-2] == key.shape[-2]:
-        return attend(query, key, value).transpose(1, 2), None
+    """As transformers asks for it; what is not trained on, as answers are, is torch's own."""
+    if attention_mask is not None and query.shape[-2] == key.shape[-2] and query.requires_grad:
+        return attend(query, key, value, attention_mask).transpose(1, 2), None
     taken: torch.Tensor
     taken, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return taken, None

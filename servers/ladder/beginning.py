@@ -1,4 +1,4 @@
-"""How a model begins: with heads that copy, and that see how a prefix ends. Weights only.
+"""How a model begins: with heads that copy, and that see where parts meet. Weights only.
 
 What follows a token that stood in the context before is found by a pair of heads: one of the first
 layer carries to each place the token before it, one of the second looks for the place whose token
@@ -33,6 +33,9 @@ FREQUENCIES = 5
 SLOW = (13, 14, 15)
 """Frequencies that hardly turn within a row: by these a head looks for a token, wherever it is."""
 
+LOOKING = 1.5
+"""Size of query and key of the head that looks for the suffix from every place."""
+
 WRITTEN, MATCHED, COPIED, FETCHED = 2.0, 2.0, 5.0, 0.7
 """Gains: of what is carried here from a token before and of what is copied (both in `EMBEDDING`),
 of query and key that match tokens, of each of two tokens that are fetched."""
@@ -40,13 +43,14 @@ of query and key that match tokens, of each of two tokens that are fetched."""
 
 @torch.no_grad()
 def set_heads(model: LlamaForCausalLM, pieces: Pieces) -> None:
-    """Set two heads in each of the first two layers, and the embeddings.
+    """Set two heads of the first layer, three of the second, and the embeddings.
 
-    The first heads copy. The second ones bring the last two tokens before `▁<SUF>`, where a PSM
-    prefix ends, to `▁<MID>`, where its middle begins.
+    The first of each copy. Each layer's second bring the last two tokens before `▁<SUF>`, where a
+    PSM prefix ends, to `▁<MID>`, where its middle begins. The third of the second layer brings the
+    suffix's first token to every place after it: where this comes next, the middle may be over.
 
     Args:
-        model: untrained; at least two layers, two heads, three times a head's columns.
+        model: untrained; at least two layers, three heads, three times a head's columns.
         pieces: whose sentinels it will see.
     """
     embeddings = model.model.embed_tokens.weight
@@ -77,6 +81,16 @@ def set_heads(model: LlamaForCausalLM, pieces: Pieces) -> None:
     finding.k_proj.weight[rows] = _on_slow_frequencies(embeddings[pieces.suf], head)
     finding.v_proj.weight[rows] = FETCHED * (before + second)
     finding.o_proj.weight[:, rows] = EMBEDDING * COPIED * token.T
+
+    rows = slice(2 * head, 3 * head)  # the key: a place after `▁<SUF>`
+    query = torch.zeros(head, hidden)
+    query[list(SLOW), 0] = LOOKING
+    suffix = torch.zeros(hidden)
+    suffix[1 + head : 1 + 2 * head] = embeddings[pieces.suf][1 : 1 + head]
+    finding.q_proj.weight[rows] = query
+    finding.k_proj.weight[rows] = LOOKING * _on_slow_frequencies(suffix, head)
+    finding.v_proj.weight[rows] = FETCHED * token
+    finding.o_proj.weight[:, rows] = EMBEDDING * COPIED * second.T
 
 
 @torch.no_grad()

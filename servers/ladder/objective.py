@@ -76,7 +76,7 @@ end (docs/decisions/0031)."""
 
 
 def shown(text: str, pieces: Pieces, draw: random.Random, length: int, manner: Manner) -> list[int]:
-    """A document or a part of it; or twice the same in a row, if both fit `length` ids."""
+    """A document or a part of it; or twice the same as one, if both fit `length` ids."""
     # Nothing is drawn where no style is: the first stage's documents depend on what is.
     text = restyled(text, draw, manner.restyled_rate) if manner.restyled_rate else text
     taken = part(text, draw) if draw.random() < PART_RATE else text
@@ -84,7 +84,7 @@ def shown(text: str, pieces: Pieces, draw: random.Random, length: int, manner: M
     if draw.random() >= manner.twice_rate:
         return ids
     again = ids if draw.random() < ALIKE_RATE else ids_of(taken, pieces, draw, manner)
-    return ids + again if len(ids) + len(again) <= length else ids
+    return ids + again[1:] if len(ids) + len(again) <= length else ids
 
 
 def restyled(text: str, draw: random.Random, rate: float) -> str:

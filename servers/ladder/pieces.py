@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 
-VOCABULARY = 2_048
+VOCABULARY = 4_096
 """Pieces, 256 bytes and the special ones included."""
 
 BOS, EOS = 1, 2

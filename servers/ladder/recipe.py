@@ -10,8 +10,8 @@ LENGTH = 384
 ROWS = 8
 """In one step."""
 
-TOKENS = 10_000_000
-"""For every size."""
+TOKENS = 9_100_000
+"""For every size; with those of the second stage ten million."""
 
 SEED = 0
 POSITIONS = 2_048
@@ -48,7 +48,7 @@ SECOND_UNLIKELIHOOD, ANSWER_TOKENS = 0.1, 40
 FIRST_WEIGHT, FIRST_DECAY = 8.0, 0.7
 """How often the first token of a PSM middle counts; each further one that much less, down to 1."""
 
-BFLOAT16_FROM = 256
+BFLOAT16_FROM = 160
 """Hidden size from which products in bfloat16 are faster, on a processor that has them."""
 
 
@@ -66,9 +66,9 @@ class Size:
 
 
 SIZES = {
-    "0.75m": Size(layers=5, hidden=96),
-    "1.5m": Size(layers=4, hidden=160),
-    "4.5m": Size(layers=5, hidden=256),
-    "10m": Size(layers=6, hidden=352),
+    "1m": Size(layers=5, hidden=96),
+    "2m": Size(layers=4, hidden=160),
+    "4m": Size(layers=5, hidden=224),
+    "8m": Size(layers=5, hidden=320),
 }
-"""By parameters, embeddings included; these are tied."""
+"""By parameters, embeddings included, rounded; these are tied."""

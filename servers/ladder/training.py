@@ -141,10 +141,19 @@ def new_model(plan: Plan, pieces: Pieces) -> LlamaForCausalLM:
     return model
 
 
+def own_document(ids: torch.Tensor) -> torch.Tensor:
+    """Which places each sees, (rows, 1, places, places): those of its document up to itself."""
+    number = (ids == BOS).cumsum(1)
+    same = number[:, None, :, None] == number[:, None, None, :]
+    return same & torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+
+
 def losses_of(model: LlamaForCausalLM, rows: list[list[int]]) -> torch.Tensor:
     """Of all tokens but the first of each row, in nats: (rows, length - 1)."""
     ids = torch.tensor(rows)
-    states = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+    states = model.model(
+        ids[:, :-1], attention_mask=own_document(ids[:, :-1]), use_cache=False
+    ).last_hidden_state
     losses = [  # a row at a time: scores of all would leave the processor's cache
         functional.cross_entropy(model.lm_head(one), targets, reduction="none")
         for one, targets in zip(states, ids[:, 1:], strict=True)

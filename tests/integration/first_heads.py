@@ -37,7 +37,8 @@ def main(folder: Path) -> None:
         model.set_attn_implementation("eager")
         with torch.no_grad():
             first, second = model(twice, output_attentions=True).attentions[:2]
-            fetching = model(psm, output_attentions=True).attentions[1][:, 1, middle]
+            second_of_psm = model(psm, output_attentions=True).attentions[1]
+        fetching, looking = second_of_psm[:, 1, middle], second_of_psm[:, 2, suffix + 2 :]
         attentions = {
             "to the token before": first[:, 0, places, places - 1],
             "to the one before that": first[:, 1, places, places - 2],
@@ -45,6 +46,8 @@ def main(folder: Path) -> None:
             "by chance": second[:, -1, places, places - REPEATED + 1],
             "from middle to suffix": fetching[:, suffix],
             "from middle to elsewhere": fetching[:, 20:40],
+            "to the suffix's first": looking[:, :, suffix + 1],
+            "to its second": looking[:, :, suffix + 2],
         }
         found[name] = {key: float(each.mean()) for key, each in attentions.items()}
         set_tabs(model, pieces)

@@ -19,7 +19,7 @@ from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import INFILLING
 from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
 
-MODEL = ROOT / "servers" / "ladder" / "models" / "0.75m"
+MODEL = ROOT / "servers" / "ladder" / "models" / "1m"
 LOGGED: dict[str, Any] = json.loads((MODEL / "training.jsonl").read_text().splitlines()[0])
 STEPS = 10
 TOLERANCE_NATS = 0.01
@@ -66,7 +66,7 @@ def test_a_finished_model_of_another_recipe_is_refused() -> None:
         env={"PYTHONPATH": str(ROOT / "servers"), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.returncode == 2
-    assert "tokens: 10000000 there, 2000000 here" in done.stderr
+    assert "tokens: 9100000 there, 2000000 here" in done.stderr
     assert "remove it" in done.stderr
 
 
@@ -96,20 +96,22 @@ def test_training_the_smallest_again_gives_the_logged_losses() -> None:
 
 def test_every_size_begins_with_heads_that_copy_and_with_tabs_as_spaces() -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("first_heads.py"), MODEL)
-    assert list(found) == ["0.75m", "1.5m", "4.5m", "10m"]
+    assert list(found) == ["1m", "2m", "4m", "8m"]
     for one in found.values():
         assert one["to the token before"] > 0.99
         assert one["to the one before that"] > 0.99
         assert one["after its like"] > 10 * one["by chance"]
         assert one["from middle to suffix"] > 10 * one["from middle to elsewhere"]
+        assert one["to the suffix's first"] > 10 * one["to its second"]
         assert one["rows of tabs that begin as spaces"] == 4
 
 
 def test_attention_in_blocks_is_torch_s_own_and_leaves_no_trace() -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("attended_in_blocks.py"), MODEL)
     assert found["attention"] == {"blocks": "blocks", "sdpa": "sdpa"}
-    for which in ("values and gradients", "losses", "losses of all rows at once", "padded"):
+    for which in ("values and gradients", "losses", "losses of each document alone", "padded"):
         assert found[which] < 1e-4, which
+    assert found["blocks were used"] == {"in training": True, "without gradients": False}
     assert found["answers are the same"]
     assert not found["named in what is saved"], "vLLM knows no such attention"
 
@@ -117,7 +119,7 @@ def test_attention_in_blocks_is_torch_s_own_and_leaves_no_trace() -> None:
 def test_a_model_that_repeats_itself_unlearns_it_and_is_not_asked_in_spm() -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("unlearned_loops.py"), MODEL)
     assert found["losses"][0] > 0
-    assert found["losses"][-1] is None, "it falls into no loop any more"
+    assert (found["losses"][-1] or 0) < found["losses"][0] / 5, "loops are less likely"
     assert found["of others"] is None
 
 
@@ -125,11 +127,9 @@ def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
     encoder = SentencePieceTokenizer(MODEL / "tokenizer.model")
     problems, _ = load_problems("starter", "all", lambda _: None)
     tasks = [tasks_of(problem, "single-line").tasks[-1] for problem in problems[:6]]
-    card = card_of("fim-eval/ladder-0.75m")
+    card = card_of("fim-eval/ladder-1m")
     wordings = [
-        wording_of(
-            strategy, context="text", model="fim-eval/ladder-0.75m", card=card, encoder=encoder
-        )
+        wording_of(strategy, context="text", model="fim-eval/ladder-1m", card=card, encoder=encoder)
         for strategy in INFILLING
     ]
     prompts = [build_prompt(task, wording, max_tokens=24) for task in tasks for wording in wordings]
@@ -138,7 +138,7 @@ def test_vllm_answers_as_transformers_does_but_for_ties(tmp_path: Path) -> None:
     script = Path(__file__).with_name("greedy.py")
     other = in_the_server_s_environment(script, MODEL, given=json.dumps(asked))
     port = with_server.free_port()
-    serve = [str(ROOT / "servers" / "serve.sh"), "ladder-0.75m", "--port", str(port)]
+    serve = [str(ROOT / "servers" / "serve.sh"), "ladder-1m", "--port", str(port)]
     with with_server.running(serve, port, tmp_path / "server.log") as model:
         body = {
             "model": model, "prompt": [one["ids"] for one in asked], "max_tokens": 24,

@@ -19,13 +19,13 @@ import pytest
 from tests.integration import environment, fim_eval, start_fim_eval, wait_until
 from tests.integration.serving import ROOT, SERVER_PYTHON, with_server
 
-MODEL = "fim-eval/ladder-0.75m"
+MODEL = "fim-eval/ladder-1m"
 TASKS = 449
 END_LIMIT_S = 240
 
 SHORTER = ("--max-model-len", "1024")
 COARSER = ("--dtype", "bfloat16")
-LARGER = (*COARSER, "--model", "servers/ladder/models/1.5m")
+LARGER = (*COARSER, "--model", "servers/ladder/models/2m")
 NAMELESS = ("--fingerprint-mode", "none")
 
 pytestmark = [
@@ -49,7 +49,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def has(self, *settings: str) -> None:
-        """See that it runs with these beside `servers/ladder-0.75m.yaml`."""
+        """See that it runs with these beside `servers/ladder-1m.yaml`."""
         if settings != self._settings:
             self.restart(*settings)
 
@@ -61,7 +61,7 @@ class Server:
             self._process.wait(END_LIMIT_S)
         self.close()
         serve = str(ROOT / "servers" / "serve.sh")
-        command = [serve, "ladder-0.75m", "--port", str(self.port), *settings]
+        command = [serve, "ladder-1m", "--port", str(self.port), *settings]
         self._process = self._running.enter_context(with_server.started(command, self._log))
         with_server.wait_until_ready(self._process, self.port, self._log)
         self._settings = settings
@@ -72,7 +72,7 @@ class Server:
 
 
 def test_the_settings_that_no_fingerprint_tells_are_those_that_the_documentation_names() -> None:
-    other = "servers/ladder/models/1.5m"
+    other = "servers/ladder/models/2m"
     told: dict[str, dict[str, Any]] = {
         "model": {"model": other},
         "revision": {"revision": "another"},
@@ -99,7 +99,7 @@ def test_the_settings_that_no_fingerprint_tells_are_those_that_the_documentation
         "VLLM_BATCH_INVARIANT": {"environment": {"VLLM_BATCH_INVARIANT": "1"}},
     }
     done = subprocess.run(
-        [SERVER_PYTHON, Path(__file__).parent / "fingerprints.py", "servers/ladder/models/0.75m"],
+        [SERVER_PYTHON, Path(__file__).parent / "fingerprints.py", "servers/ladder/models/1m"],
         input=json.dumps([{}, *told.values(), *untold.values()]), cwd=ROOT, capture_output=True,
         text=True, check=True, timeout=300,
         env=environment(
@@ -255,7 +255,7 @@ def test_another_model_under_the_same_name_ends_the_run(server: Server, run: Run
         server.restart(*LARGER)
         check_it_ends(
             run, server, process,
-            "root: servers/ladder/models/0.75m there, servers/ladder/models/1.5m",
+            "root: servers/ladder/models/1m there, servers/ladder/models/2m",
         )  # fmt: skip
 
 

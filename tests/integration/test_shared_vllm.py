@@ -16,7 +16,7 @@ from tests.integration import environment, fim_eval, start_fim_eval
 from tests.integration.gateway import KEY, NGINX, nginx_before
 
 ROOT = Path(__file__).parents[2]
-MODEL = "fim-eval/ladder-0.75m"
+MODEL = "fim-eval/ladder-1m"
 START_LIMIT_S = 300
 
 pytestmark = [
@@ -51,7 +51,7 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
     address = tmp_path / "address"
     told = f'echo "$FIM_EVAL_ENDPOINT" > {address}.part; mv {address}.part {address}'
     command = [
-        sys.executable, str(ROOT / "servers" / "replicas.py"), "ladder-0.75m", "2",
+        sys.executable, str(ROOT / "servers" / "replicas.py"), "ladder-1m", "2",
         "--router", str(Path(sys.executable).parent / "vllm-router"), "--log",
         str(tmp_path / "log"), "--", "sh", "-c", f"{told}; exec sleep 900",
     ]  # fmt: skip

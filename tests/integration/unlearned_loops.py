@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     draw = random.Random(0)  # noqa: S311  reproducible
     for _ in range(STEPS):
         loss = loop_loss(model, rows, pieces, draw)
-        losses.append(None if loss is None else float(loss))
+        losses.append(None if loss is None else float(loss.detach()))
         if loss is None:
             break
         loss.backward()

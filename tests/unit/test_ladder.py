@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
 from ladder import corpus, loops, objective, overlaps, recipe
 from ladder.corpus import Document
 from ladder.objective import Manner
-from ladder.pieces import BOS, TABS, VOCABULARY, Pieces, train, with_tabs
+from ladder.pieces import BOS, EOS, TABS, VOCABULARY, Pieces, train, with_tabs
 
 from fim_eval.architecture import ARCHITECTURES
 from fim_eval.formats import card_of
@@ -34,7 +34,7 @@ from fim_eval.tokenizer import SentencePieceTokenizer
 from fim_eval.words import Strategy
 
 MODELS = Path(__file__).parents[2] / "servers" / "ladder" / "models"
-EMBEDDED = ("0.75m", "1.5m")
+EMBEDDED = ("1m", "2m")
 
 
 @cache
@@ -75,9 +75,9 @@ def asked(strategy: Strategy, first: int, second: int) -> tuple[list[int], list[
         task_id="T/1", problem_id="T/1", kind="random-span", context=None,
         prefix=PROGRAM[:first], middle=PROGRAM[first:second], suffix=PROGRAM[second:],
     )  # fmt: skip
-    card = card_of("fim-eval/ladder-0.75m")
+    card = card_of("fim-eval/ladder-1m")
     wording = wording_of(
-        strategy, context="none", model="fim-eval/ladder-0.75m", card=card, encoder=encoder
+        strategy, context="none", model="fim-eval/ladder-1m", card=card, encoder=encoder
     )
     prompt = build_prompt(task, wording, max_tokens=8)
     assert prompt.token_ids is not None
@@ -166,21 +166,31 @@ def test_one_document_of_ten_is_shown_twice_if_it_fits_half_of_them_cut_alike() 
         objective.shown(PROGRAM, pieces, seeded(seed), 2_000, objective.FIRST)
         for seed in range(2_000)
     ]
-    twice = [ids for ids in seen if ids.count(BOS) == 2]
-    halves = [(ids[: ids.index(BOS, 1)], ids[ids.index(BOS, 1) :]) for ids in twice]
+    ends = {pieces.eot, EOS}
+
+    def showings(ids: list[int]) -> list[list[int]]:
+        """Without what begins the document: one for each end."""
+        after = [0, *(place + 1 for place, one in enumerate(ids) if one in ends)]
+        assert ids[0] == BOS
+        assert after[-1] == len(ids)
+        return [ids[max(first, 1) : last] for first, last in pairwise(after)]
+
+    twice = [ids for ids in seen if len(showings(ids)) == 2]
     assert len(twice) == pytest.approx(200, abs=40)
-    assert sum(one == other for one, other in halves) == pytest.approx(len(twice) / 2, abs=25)
-    longest = max(len(ids) for ids in seen if ids.count(BOS) == 1)
+    alike = sum(one == other for one, other in map(showings, twice))
+    assert alike == pytest.approx(len(twice) / 2, abs=25)
+    assert all(ids.count(BOS) == 1 for ids in twice), "the second showing sees the first"
+    longest = max(len(ids) for ids in seen if len(showings(ids)) == 1)
     short = [
         objective.shown(PROGRAM, pieces, seeded(seed), longest // 8, objective.FIRST)
         for seed in range(500)
     ]
-    assert all(len(ids) <= longest // 8 for ids in short if ids.count(BOS) == 2)
+    assert all(len(ids) <= longest // 8 for ids in short if len(showings(ids)) == 2)
     second = [
         objective.shown(PROGRAM, pieces, seeded(seed), 2_000, objective.SECOND)
         for seed in range(200)
     ]
-    assert all(ids.count(BOS) == 1 for ids in second), "the second stage shows none twice"
+    assert all(len(showings(ids)) == 1 for ids in second), "the second stage shows none twice"
 
 
 def repeated_before(ids: list[int], period: int) -> int:
@@ -421,7 +431,8 @@ def test_the_embedded_models_are_small_and_share_a_tokenizer_a_text_and_a_recipe
         for size in EMBEDDED
     ]
     own = {"size", "parameters", "parameters_without_embeddings"}
-    own |= {"layers", "hidden", "intermediate"}
+    own |= {"layers", "hidden", "intermediate", "bfloat16"}
+    assert [one["bfloat16"] for one in logs] == [False, True]
     assert {key: logs[0][key] for key in logs[0].keys() - own} == {
         key: logs[1][key] for key in logs[1].keys() - own
     }

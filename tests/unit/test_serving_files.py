@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SIZES = ("7b", "13b", "34b", "70b")
 OTHERS = ("7b-instruct", "13b-instruct", "starcoder2-7b", "deepseek-coder-6.7b", "qwen2.5-coder-7b")
 HUB = (*SIZES, *OTHERS)
-LADDER = ("ladder-0.75m", "ladder-1.5m", "ladder-4.5m", "ladder-10m")
+LADDER = ("ladder-1m", "ladder-2m", "ladder-4m", "ladder-8m")
 
 
 def config(name: str) -> dict[str, Any]:
@@ -161,10 +161,10 @@ COMMANDS = {
     "report": '.venv/bin/fim-eval report "runs/eval" --out "runs/report"',
     "selfcheck": '.venv/bin/fim-eval selfcheck --problems "mbpp" --split "test"',
     "doctor": ".venv/bin/fim-eval doctor --servers servers",
-    "ladder SIZES=0.75m TOKENS=5": "MALLOC_MMAP_THRESHOLD_=4294967296 "
+    "ladder SIZES=1m TOKENS=5": "MALLOC_MMAP_THRESHOLD_=4294967296 "
     "MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 "
     "TQDM_DISABLE=1 PYTHONPATH=servers "
-    '.venv-server/bin/python -m ladder --out .cache/ladder --tokens "5" 0.75m',
+    '.venv-server/bin/python -m ladder --out .cache/ladder --tokens "5" 1m',
     "ladder-overlaps": 'PYTHONPATH=servers .venv/bin/python -m ladder.overlaps "mbpp"',
     **{f"serve-{name}": f"servers/serve.sh {name}" for name in SERVED},
 }
@@ -179,7 +179,7 @@ HOUSEKEEPING = {
         ".venv/bin/python -m pytest tests/unit",
     ],
     "ladder-embed": [
-        "for size in 0.75m 1.5m; do test -f .cache/ladder/$size/config.json; "
+        "for size in 1m 2m; do test -f .cache/ladder/$size/config.json; "
         "mkdir -p servers/ladder/models/$size; "
         "cp .cache/ladder/$size/* servers/ladder/models/$size/; done"
     ],
@@ -232,7 +232,7 @@ def test_make_demo_asks_both_embedded_models_one_after_the_other_and_reports_bot
         for line in dry_run("demo", "DEMO=absent")
         if not line.startswith(small)
     ]
-    for size, line in zip(("0.75m", "1.5m"), lines, strict=False):
+    for size, line in zip(("1m", "2m"), lines, strict=False):
         assert line == (
             f"python3 servers/with_server.py ladder-{size} --log absent/server-{size}.log -- "
             ".venv/bin/fim-eval eval --problems starter --gold "
@@ -245,15 +245,15 @@ def test_make_demo_keeps_answers_of_the_same_weights_only(tmp_path: Path) -> Non
     lines = [
         line
         for line in dry_run("demo", f"DEMO={tmp_path}")
-        if line.startswith(("cmp ", "cp ")) and "0.75m" in line
+        if line.startswith(("cmp ", "cp ")) and "1m" in line
     ]
     assert len(lines) == 2
-    answers = [tmp_path / f"fim-eval-ladder-{size}.lr" for size in ("0.75m", "1.5m")]
+    answers = [tmp_path / f"fim-eval-ladder-{size}.lr" for size in ("1m", "2m")]
     for sums, kept in ((None, False), ("others'", False), ("the same", True)):
         for each in answers:
             each.mkdir(exist_ok=True)
         if sums == "others'":
-            (tmp_path / "0.75m.sums").write_text(sums)
+            (tmp_path / "1m.sums").write_text(sums)
         for line in lines:
             subprocess.run(["sh", "-ec", line], cwd=ROOT, check=True)
         assert answers[0].exists() == kept
