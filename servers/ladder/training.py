@@ -351,7 +351,8 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
     while training.step < training.steps:
         recent.append(training.advance())
         now = time.monotonic()
-        if training.step <= TELL_EVERY or training.step % TELL_EVERY == 0:
+        is_last = training.step == training.steps
+        if training.step <= TELL_EVERY or training.step % TELL_EVERY == 0 or is_last:
             speed = (training.step - first) * plan.rows * plan.length / (now - began)
             left_s = (training.steps - training.step) * plan.rows * plan.length / speed
             line = {
@@ -361,7 +362,7 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
                 "tokens_per_s": round(speed),
             }
             recent = []
-            if training.step % (TELL_EVERY * 10) == 0 or training.step == training.steps:
+            if training.step % (TELL_EVERY * 10) == 0 or is_last:
                 line["held_out_loss"] = round(
                     held_out_loss(training.model, plan, corpus.held_out, training.pieces), 4
                 )
@@ -369,7 +370,7 @@ def train(name: str, plan: Plan, corpus: Corpus, tokenizer: bytes, folder: Path)
                 out.write(json.dumps(line) + "\n")
             shown = ", ".join(f"{key} {value}" for key, value in line.items())
             _say(f"{name} of {training.steps}: {shown}, {left_s / 60:.1f} min left")
-        if now - written > CHECKPOINT_EVERY_S or training.step == training.steps:
+        if now - written > CHECKPOINT_EVERY_S or is_last:
             written = now
             unfinished = checkpoint.with_suffix(".unfinished")
             torch.save({**training.state(), "made_of": made_of}, unfinished)

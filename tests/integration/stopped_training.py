@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
         unlearn(self, rows)
 
     plan = Plan(Size(layers=2, hidden=96), tokens=6 * 2 * 64, length=64, rows=2)
-    training.CHECKPOINT_EVERY_S = -1
+    training.CHECKPOINT_EVERY_S, training.TELL_EVERY = -1, 3
     with (
         mock.patch.object(objective, "counts_of", counts_noted),
         mock.patch.object(Training, "_unlearn_loops", unlearn_noted),
@@ -66,8 +66,8 @@ def main(folder: Path) -> None:
         with contextlib.suppress(StoppedError), mock.patch.object(Training, "advance", until):
             train("whole", plan, corpus, tokenizer, folder / "stopped")
     train("whole", plan, corpus, tokenizer, folder / "stopped")
-    steps = [
-        [json.loads(line).get("step") for line in (folder / one / "training.jsonl").open()]
+    logs = [
+        [json.loads(line) for line in (folder / one / "training.jsonl").open()]
         for one in ("whole", "stopped")
     ]
     sums = [
@@ -76,7 +76,8 @@ def main(folder: Path) -> None:
     ]
     saved = (folder / "stopped" / "tokenizer.model").read_bytes()
     found = {
-        "steps": steps,
+        "steps": [[line.get("step") for line in log] for log in logs],
+        "held out": [[line["step"] for line in log if "held_out_loss" in line] for log in logs],
         "sums": sums,
         "line end counts": [weight for weight, _ in counted[:: plan.rows]],
         "knows tabs": [number > 0 for _, number in counted[:: plan.rows]],

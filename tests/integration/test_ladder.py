@@ -48,7 +48,8 @@ def in_the_server_s_environment(*command: str | Path, given: str = "") -> Any:
 
 def test_a_training_that_was_stopped_gives_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     found = in_the_server_s_environment(Path(__file__).with_name("stopped_training.py"), tmp_path)
-    assert found["steps"] == [[None, *range(1, 9)]] * 2
+    assert found["steps"] == [[None, 1, 2, 3, 6, 8]] * 2
+    assert found["held out"] == [[8]] * 2, "the last step is told, whichever it is"
     whole, stopped = found["sums"]
     assert whole == stopped
     assert found["line end counts"] == [*[12.0] * 4, *[1.5] * 2, *[1.0] * 2]
