@@ -1,7 +1,7 @@
 """Causal attention as plain products of blocks, for rows of a few hundred tokens on the CPU.
 
-In bfloat16 torch's own kernel takes twice as long here, most of it backward. What comes after a
-block is left out by slicing; what else a place may not see, by a mask.
+In bfloat16 torch's own kernel takes longer here, most of it backward (benchmarks/ladder_step.py).
+What comes after a block is left out by slicing; what else a place may not see, by a mask.
 """
 
 from __future__ import annotations
