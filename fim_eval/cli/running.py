@@ -244,7 +244,9 @@ async def probed(request: Request) -> Request:
     found = await probe_model(
         request.endpoint, recipe, request.api_key, priority=request.priority, notice=say
     )
-    say(f"probe: {recipe.model} {found.verdict} ({'; '.join(found.evidence[:3])})")
+    shown = "; ".join(found.evidence[:3])
+    so = "; it is asked all the same" if found.verdict == "unclear" else ""
+    say(f"probe: {recipe.model}, {recipe.strategy}: {found.verdict} ({shown}){so}")
     known = model_card(recipe)
     if found.verdict == "does not infill":
         if known is None or known.infills != "yes":

@@ -128,6 +128,22 @@ def test_a_disputed_model_that_does_not_infill_is_not_asked_further(
 
 
 @needs_tokenizer
+def test_a_model_of_which_that_is_unclear_is_asked_and_told_to_be(
+    in_process: InProcess, server: FakeServer
+) -> None:
+    answering(server, lambda _: [13, END])
+    tasks = write_tasks(in_process.folder / "tasks.jsonl", made_tasks(2))
+    done = in_process(
+        "run", "--tasks", tasks, "--strategy", "fim-psm", "--out", "out",
+        *words(server, "codellama/CodeLlama-70b-hf"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "probe: m, fim-psm: unclear (16 of 16 holes answered; 16 of 16" in done.stderr
+    assert "0 of 16 fill the hole as expected); it is asked all the same\n" in done.stderr
+    assert len(server.prompts) > len(TASKS)
+
+
+@needs_tokenizer
 def test_a_trained_model_that_does_not_answer_so_is_asked_with_a_warning_on_record(
     in_process: InProcess, server: FakeServer
 ) -> None:
@@ -199,7 +215,7 @@ class TestSeveralServers:
         words = self.words(in_process.folder, one.endpoint, other.endpoint)
         done = in_process(*words)
         assert done.returncode == 0, done.stderr
-        assert "probe: m infills (16 of 16 holes answered" in done.stderr
+        assert "probe: m, fim-psm: infills (16 of 16 holes answered" in done.stderr
         assert len(one.prompts) + len(other.prompts) == len(TASKS) + 20
         assert len(one.prompts) > len(TASKS)
         assert len(other.prompts) > 0
