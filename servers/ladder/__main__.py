@@ -57,6 +57,8 @@ def main() -> None:
                 f"{folder} is there, but was trained with another recipe ({differs}); remove it to "
                 "train it anew, or name another --out"
             )
+        else:
+            sys.stderr.write(f"[ladder] {name}: {folder} is there already\n")
     if not missing:
         return
     sys.stderr.write("[ladder] text and tokenizer; half a minute\n")

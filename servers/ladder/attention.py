@@ -20,7 +20,7 @@ BLOCK = 192
 """Queries of a block."""
 
 UNSEEN = -1e4
-"""Added to the score of a place that is not seen. Finite, since padding sees none at all."""
+"""Added to the score of a place that is not seen. Finite: where none is, as by padding, no NaN."""
 
 
 def attend(

@@ -82,7 +82,7 @@ def set_heads(model: LlamaForCausalLM, pieces: Pieces) -> None:
     finding.v_proj.weight[rows] = FETCHED * (before + second)
     finding.o_proj.weight[:, rows] = EMBEDDING * COPIED * token.T
 
-    rows = slice(2 * head, 3 * head)  # the key: a place after `▁<SUF>`
+    rows = slice(2 * head, 3 * head)  # its key: a place whose token before is `▁<SUF>`
     query = torch.zeros(head, hidden)
     query[list(SLOW), 0] = LOOKING
     suffix = torch.zeros(hidden)

@@ -71,6 +71,18 @@ def test_a_finished_model_of_another_recipe_is_refused() -> None:
     assert "remove it" in done.stderr
 
 
+def test_a_finished_model_of_this_recipe_is_named_and_left_alone() -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in MODEL.iterdir()}
+    done = subprocess.run(
+        [SERVER_PYTHON, "-m", "ladder", "--out", MODEL.parent, MODEL.name],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        env={"PYTHONPATH": str(ROOT / "servers"), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"[ladder] {MODEL.name}: {MODEL} is there already\n"
+    assert {path.name: path.stat().st_mtime_ns for path in MODEL.iterdir()} == before
+
+
 def test_too_few_tokens_for_a_training_are_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [SERVER_PYTHON, "-m", "ladder", "--out", tmp_path, "--tokens", "6143"],
